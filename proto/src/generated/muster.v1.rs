@@ -2264,7 +2264,7 @@ pub mod attach_request {
         /// At least every heartbeat interval.
         #[prost(message, tag = "2")]
         Heartbeat(super::WorkerHeartbeat),
-        /// The offer is taken: it will be started once this is acknowledged by `Start`.
+        /// The offer is taken, and the program is started next.
         #[prost(message, tag = "3")]
         Accepted(super::Accepted),
         /// The attempt was not started and never will be.
@@ -2288,7 +2288,7 @@ pub mod attach_request {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachResponse {
     /// One message.
-    #[prost(oneof = "attach_response::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "attach_response::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<attach_response::Message>,
 }
 /// Nested message and enum types in `AttachResponse`.
@@ -2305,17 +2305,14 @@ pub mod attach_response {
         /// Something to run.
         #[prost(message, tag = "3")]
         Offer(super::Offer),
-        /// The acceptance is stored: start now.
-        #[prost(message, tag = "4")]
-        Start(super::Start),
         /// End the attempt: return it if it was not started, TERM, grace, KILL otherwise.
-        #[prost(message, tag = "5")]
+        #[prost(message, tag = "4")]
         Stop(super::Stop),
         /// The result is stored for good (and so is its output): forget the attempt.
-        #[prost(message, tag = "6")]
+        #[prost(message, tag = "5")]
         Acknowledged(super::Acknowledged),
         /// The session ends; reconnect unless told otherwise.
-        #[prost(message, tag = "7")]
+        #[prost(message, tag = "6")]
         Goodbye(super::Goodbye),
     }
 }
@@ -2546,13 +2543,6 @@ pub struct Offer {
     /// The batch's id as users write it.
     #[prost(string, tag = "7")]
     pub batch_id: ::prost::alloc::string::String,
-}
-/// The acceptance is stored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Start {
-    /// The attempt.
-    #[prost(message, optional, tag = "1")]
-    pub attempt: ::core::option::Option<Attempt>,
 }
 /// End the attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
