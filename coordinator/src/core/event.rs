@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_proto::{AttemptId, AttemptNo, BatchId, TaskIndex};
+use muster_proto::{AttemptId, BatchId, TaskIndex};
 
 use super::{
     model::{
@@ -233,6 +233,10 @@ pub struct Facts {
     pub batches: BTreeMap<BatchId, Option<LoadedBatch>>,
     /// For the event's request id: what the store has.
     pub request: Option<RequestRecord>,
+    /// For each attempt that `Machine::needs` named: its row, if it has ended.
+    pub attempts: BTreeMap<AttemptId, AttemptRow>,
+    /// For an `Ended`: output of the attempt that is stored for good.
+    pub log_stored: u64,
 }
 
 /// What `Machine::needs` asks for.
@@ -242,12 +246,14 @@ pub struct Needs {
     pub batches: Vec<BatchId>,
     /// This request id.
     pub request: Option<String>,
+    /// Whether and how these attempts have ended.
+    pub attempts: Vec<AttemptId>,
 }
 
 impl Needs {
     /// Nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty() && self.request.is_none()
+        self.batches.is_empty() && self.request.is_none() && self.attempts.is_empty()
     }
 }
 
@@ -427,14 +433,4 @@ pub enum WorkerStatus {
     Disconnected,
     /// Away too long.
     Lost,
-}
-
-/// The attempt of a task key.
-pub const fn attempt_id(
-    life: muster_proto::LifeId,
-    batch: BatchId,
-    task: TaskIndex,
-    attempt: AttemptNo,
-) -> AttemptId {
-    AttemptId { life, batch, task, attempt }
 }

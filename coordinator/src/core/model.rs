@@ -100,6 +100,8 @@ pub struct BatchState {
     pub end_ms: Option<UnixMs>,
     /// Given with the cancellation of the whole batch; `None` while there is none.
     pub cancel_reason: Option<String>,
+    /// Its tasks run with an API key, which is kept (encrypted) until the batch has ended.
+    pub uses_key: bool,
 }
 
 /// Where a task stands, as users see it.
@@ -268,8 +270,6 @@ pub struct LoadedBatch {
     pub state: BatchState,
     /// Task 1 first; exactly `head.task_count` of them.
     pub tasks: Vec<TaskState>,
-    /// It has an encrypted key.
-    pub has_secret: bool,
 }
 
 /// A call that must not be carried out twice.
