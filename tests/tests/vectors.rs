@@ -19,8 +19,12 @@ const COUNT: usize = 203;
 
 type Run = fn(&Value) -> Result<Value, Failed>;
 
-fn main() {
+fn main() -> Result<(), String> {
     let arguments = Arguments::from_args();
+    libtest_mimic::run(&arguments, trials()?).exit()
+}
+
+fn trials() -> Result<Vec<Trial>, String> {
     let sections: [(&str, Run); 6] = [
         ("policy", policy),
         ("admission", admission),
@@ -29,17 +33,22 @@ fn main() {
         ("ours", planning),
         ("redaction_ours", redaction),
     ];
-    let vectors: Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
+    let vectors: Value = serde_json::from_str(VECTORS).map_err(|error| error.to_string())?;
     let mut trials = Vec::new();
     for (section, run) in sections {
-        let cases = vectors[section].as_array().expect("a section is a list");
+        let cases = vectors[section].as_array().ok_or_else(|| format!("{section} is no list"))?;
         for (number, case) in cases.iter().enumerate() {
             let (name, case) = (name(section, number, case), case.clone());
             trials.push(Trial::test(name, move || check(run, &case)));
         }
     }
-    assert_eq!(trials.len(), COUNT, "vectors are missing, or COUNT is old");
-    libtest_mimic::run(&arguments, trials).exit();
+    if trials.len() != COUNT {
+        return Err(format!(
+            "{} vectors instead of {COUNT}; some are missing, or COUNT is old",
+            trials.len()
+        ));
+    }
+    Ok(trials)
 }
 
 /// `plan/017 {"prompt":"x"…`: the number finds it, the input says what it is about.

@@ -118,7 +118,8 @@ impl Given {
         // An inherited scene would hide the model that the task itself asks for.
         let scene = if own_model.is_empty() { inherited(own_scene, &defaults.scene) } else { own_scene };
         let label = self.label.or_zero_empty();
-        // A label of white space is one: it hides the title and leaves nothing.
+        // A label of white space is one: it hides the title and leaves nothing. A title of 0 is none, as in the
+        // original.
         let label = if label.is_empty() { self.title.or_zero_empty() } else { label };
         TaskRequest {
             prompt: self.prompt.text,

@@ -175,6 +175,7 @@ fn a_blank_label_hides_the_title_and_an_empty_one_does_not() {
     assert_eq!(one(r#"{"label": " ", "title": "T"}"#).label, "");
     assert_eq!(one(r#"{"label": "", "title": " T "}"#).label, "T");
     assert_eq!(one(r#"{"label": 0, "title": "T"}"#).label, "T");
+    assert_eq!(one(r#"{"label": 0, "title": 0}"#).label, "");
     assert_eq!(one(r#"{"label": 7}"#).label, "7");
 }
 

@@ -38,7 +38,11 @@ impl fmt::Display for FieldViolation {
 fn clip(text: &mut String, max: usize) {
     const MARK: &str = "…";
     if text.len() > max {
-        text.truncate(text.floor_char_boundary(max - MARK.len()));
+        let mut end = max - MARK.len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
         text.push_str(MARK);
     }
 }
