@@ -21,7 +21,6 @@ const MAX_LATE: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Late {
     session: SessionId,
-    worker: String,
     ended: Ended,
 }
 
@@ -299,7 +298,7 @@ impl Machine {
         let worker = self.fleet.get(instance).map(|worker| worker.who.name.clone()).unwrap_or_default();
         if facts.log_stored < ended.log_size {
             if self.late.len() < MAX_LATE {
-                self.late.insert(id, Late { session, worker, ended });
+                self.late.insert(id, Late { session, ended });
             }
             return;
         }

@@ -1,12 +1,20 @@
 //! Every decision of the coordinator, without clock, I/O, async or randomness.
 //!
-//! `Machine::handle(now, event, facts) -> effects` is the way in. What this folder does not do: read files,
-//! talk to anyone, know protobuf (ids excepted).
+//! A submitted batch meets `payload` (what was asked), `policy` (the limits in force), `admission` (does it
+//! fit), `plan` with `catalog` and `card_input` (what would run), and then the `machine`, whose
+//! `handle(now, event, facts) -> effects` is the way in for everything that happens from then on.
+//!
+//! What this folder does not do: read files, talk to anyone, know protobuf (ids excepted).
 
 pub mod admission;
+pub mod args;
 mod attempts;
+pub mod card_input;
+pub mod catalog;
 pub mod event;
 mod fleet;
+pub mod integer;
+mod json;
 mod live;
 pub mod machine;
 pub mod model;

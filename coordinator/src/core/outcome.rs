@@ -7,7 +7,7 @@ use super::{
 
 /// What becomes of a task whose attempt has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// The task has ended.
     Ends {
         /// Completed, failed or cancelled.
@@ -26,7 +26,7 @@ pub enum Verdict {
 
 /// Decides. A cancellation wins only where it did something: if the program had ended before it was told to,
 /// its own outcome stands.
-pub fn decide(ended: &Ended, cancel_requested: bool) -> Verdict {
+pub(super) fn decide(ended: &Ended, cancel_requested: bool) -> Verdict {
     let ran = matches!(ended.outcome, Outcome::Exited(_) | Outcome::Signalled(_));
     if cancel_requested && (ended.stop_sent || !ran) {
         return Verdict::Ends { status: TaskStatus::Cancelled, failure: None, message: String::new() };
@@ -53,7 +53,7 @@ pub fn decide(ended: &Ended, cancel_requested: bool) -> Verdict {
 }
 
 /// Exit code and signal, where the program ran.
-pub const fn code_and_signal(outcome: &Outcome) -> (Option<i32>, Option<i32>) {
+pub(super) const fn code_and_signal(outcome: &Outcome) -> (Option<i32>, Option<i32>) {
     match outcome {
         Outcome::Exited(code) => (Some(*code), None),
         Outcome::Signalled(signal) => (None, Some(*signal)),
