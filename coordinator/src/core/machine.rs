@@ -62,6 +62,8 @@ pub struct Machine {
     pub(super) timers: Timers,
     /// Late results that wait for the rest of their output.
     pub(super) late: BTreeMap<AttemptId, super::attempts::Late>,
+    /// The last turn ended before every possible offer was made.
+    pub(super) offers_left: bool,
 }
 
 /// What one event does, while it is being handled.
@@ -115,6 +117,7 @@ impl Machine {
             fleet: Fleet::default(),
             timers: Timers::default(),
             late: BTreeMap::new(),
+            offers_left: false,
         };
         for row in workers {
             machine.fleet.remember(row, now.mono_ms);
@@ -141,7 +144,7 @@ impl Machine {
 
     /// When the next timer is due, in `Now::mono_ms`.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.timers.next()
+        if self.offers_left { Some(0) } else { self.timers.next() }
     }
 
     /// Workers that can take tasks now.

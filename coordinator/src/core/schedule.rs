@@ -16,12 +16,14 @@ const MAX_OFFERS_A_TURN: usize = 1_000;
 impl Machine {
     pub(super) fn schedule(&mut self, turn: &mut Turn) {
         let mut left = MAX_OFFERS_A_TURN;
+        self.offers_left = false;
         let ready: Vec<_> = self.ready.iter().copied().collect();
         for batch in ready {
             while left > 0 && self.offer_one(turn, batch) {
                 left -= 1;
             }
             self.note_ready(batch);
+            self.offers_left = left == 0;
             if left == 0 || self.fleet.freest().next().is_none() {
                 return;
             }

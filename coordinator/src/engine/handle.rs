@@ -44,7 +44,7 @@ pub enum Error {
 }
 
 /// What the engine is given.
-pub(crate) enum Input {
+pub(super) enum Input {
     Submit(Box<Submit>, oneshot::Sender<Reply>),
     Cancel(Cancel, oneshot::Sender<Reply>),
     Retry(Box<Retry>, oneshot::Sender<Reply>),
@@ -107,7 +107,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn new(inputs: mpsc::Sender<Input>, available_workers: Arc<AtomicU32>) -> Self {
+    pub(super) fn new(inputs: mpsc::Sender<Input>, available_workers: Arc<AtomicU32>) -> Self {
         Self { inputs, next_session: Arc::new(AtomicU64::new(1)), available_workers }
     }
 

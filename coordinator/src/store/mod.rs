@@ -53,6 +53,8 @@ pub trait Store: Send {
     fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error>;
     /// What is remembered of a request id.
     fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error>;
+    /// The row of an ended attempt.
+    fn find_attempt(&mut self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error>;
     /// The specs of tasks, in the order asked for; a missing one is `Corrupt`.
     fn specs(&mut self, keys: &[TaskKey]) -> Result<Vec<TaskSpec>, Error>;
     /// The encrypted key of a batch.
