@@ -123,8 +123,9 @@ impl Client {
 
     /// The tasks of a batch, page by page: those that it brought along, else from the coordinator.
     pub fn tasks_of(&self, batch: &Batch) -> TaskPages {
-        let inline = (!batch.tasks_omitted && batch.tasks.len() as i64 >= i64::from(batch.task_count))
-            .then(|| batch.tasks.clone());
+        let complete = !batch.tasks_omitted && batch.tasks.len() as i64 >= i64::from(batch.task_count);
+        // A batch that was only checked is stored nowhere: there is no more of it.
+        let inline = (complete || batch.batch_id.is_empty()).then(|| batch.tasks.clone());
         TaskPages {
             client: self.clone(),
             batch_id: batch.batch_id.clone(),

@@ -63,8 +63,10 @@ async fn execute_until_interrupted(cli: Cli) -> Exit {
         return execute(cli, context).await;
     }
     let io = context.io.clone();
+    // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
+    let command = tokio::spawn(execute(cli, context));
     tokio::select! {
-        exit = execute(cli, context) => exit,
+        exit = command => exit.unwrap_or(Exit::NotAllCompleted),
         _ = tokio::signal::ctrl_c() => report(Err(Error::Interrupted), &io),
     }
 }

@@ -98,7 +98,9 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
     embedded.shutdown().await;
     if let Err(Error::Embedded(_) | Error::GaveUp { .. } | Error::Unreachable { .. }) = &outcome {
         let folder = one_line(&data_dir.display().to_string());
-        context.io.say(&format!("what was stored is kept; go on with: muster run --data-dir {folder} --resume"));
+        context
+            .io
+            .say(&format!("what was stored is kept; go on with: muster run --data-dir {folder} --resume"));
     }
     outcome
 }
