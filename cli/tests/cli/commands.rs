@@ -178,7 +178,8 @@ async fn watch_survives_a_coordinator_that_vanishes_and_gives_up_on_one_that_sta
     let snapshot = || change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]);
     fake.state.watches.lock().unwrap().push_back(vec![snapshot(), Step::Hang]);
     let (out, err) = (Buffer::default(), Buffer::default());
-    let waiting = context(&fake.url(), Box::new(out.clone()), &err);
+    let mut waiting = context(&fake.url(), Box::new(out.clone()), &err);
+    waiting.patience.give_up = DEADLINE;
     let watching = tokio::spawn(async move { execute(&["watch", "b1"], waiting).await });
     wait_until(|| out.text().contains("task 1 running")).await;
     drop(fake);
@@ -307,6 +308,20 @@ async fn logs_of_all_tasks_come_in_order_under_their_names() {
         printed.out,
         "==> task 1: Task 1 <==\none\n==> task 2: Task 2 <==\n==> task 3: Task 3 <==\nthree\n"
     );
+}
+
+#[tokio::test]
+async fn following_all_logs_waits_for_tasks_that_have_not_started() {
+    let fake = Fake::start();
+    *fake.state.batch.lock().unwrap() = Batch { tasks: vec![task(1, TaskStatus::Queued)], ..batch(1, 0, 0) };
+    fake.state.watches.lock().unwrap().push_back(vec![
+        change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Queued)]),
+        change("l", 2, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]),
+        Step::Hang,
+    ]);
+    fake.state.tails.lock().unwrap().push_back(vec![piece(0, b"one\n", true)]);
+    let printed = fake.muster(&["logs", "b1", "--follow"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, "==> task 1: Task 1 <==\none\n"));
 }
 
 #[tokio::test]

@@ -5,4 +5,5 @@
 
 mod commands;
 mod drive;
+mod process;
 mod support;
