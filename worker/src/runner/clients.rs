@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroize;
 
@@ -22,6 +22,8 @@ const BUSY: usize = 256 * 1024;
 /// More than this waiting to be sent, and the connection is closed; the half learns everything at its next
 /// hello.
 const MAX_UNSENT: usize = 16 * 1024 * 1024;
+/// How long to wait after an accept that failed, as it does without free file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a last write may take when the runner exits.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
@@ -125,13 +127,16 @@ pub(super) struct Clients {
     clients: Vec<Client>,
     active: Option<ClientId>,
     next: u64,
+    /// After an accept that failed: when to try again. Without it the waiting connection would keep us awake.
+    accept_again_at: Option<Instant>,
     buffer: Vec<u8>,
 }
 
 impl Clients {
     pub(super) fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new(), active: None, next: 0, buffer: vec![0; READ_SIZE] })
+        let buffer = vec![0; READ_SIZE];
+        Ok(Self { listener, clients: Vec::new(), active: None, next: 0, accept_again_at: None, buffer })
     }
 
     /// Whether a half has said hello and is still there.
@@ -148,8 +153,14 @@ impl Clients {
         self.clients.iter().find(|client| Some(client.id) == self.active)
     }
 
-    pub(super) fn listener(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+    /// Where new connections come in, unless accepting has just failed.
+    pub(super) fn listener(&self, now: Instant) -> Option<BorrowedFd<'_>> {
+        self.accept_again_at.is_none_or(|at| at <= now).then(|| self.listener.as_fd())
+    }
+
+    /// When to look at the listener again, if it is not being looked at.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.accept_again_at.filter(|at| *at > now)
     }
 
     /// Each connection, and whether there is something to send on it.
@@ -169,7 +180,17 @@ impl Clients {
 
     /// Takes one new connection. Over the limit, the oldest that is not active goes.
     pub(super) fn accept(&mut self) {
-        let Ok((stream, _)) = self.listener.accept() else { return };
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    log::line(format_args!("a connection cannot be accepted: {error}"));
+                    self.accept_again_at = Some(Instant::now() + ACCEPT_PAUSE);
+                }
+                return;
+            }
+        };
+        self.accept_again_at = None;
         if stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -186,10 +207,12 @@ impl Clients {
     /// Reads once, unless a line waits already: who sends faster than we work has to wait.
     pub(super) fn read(&mut self, id: ClientId) {
         let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else { return };
-        if client.lines.end().is_some() {
+        if !client.closing && client.lines.end().is_some() {
             return;
         }
         match client.stream.read(&mut self.buffer) {
+            // Nothing that it says counts any more; only its end does.
+            Ok(count) if count > 0 && client.closing => {}
             Ok(count) if count > 0 => {
                 client.lines.push(&self.buffer[..count]);
                 self.buffer[..count].zeroize();

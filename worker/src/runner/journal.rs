@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -298,9 +298,10 @@ impl Journal {
         self.len > COMPACT_AT.max(self.compacted * 2)
     }
 
-    /// Replaces the journal by one that holds these records only. An error leaves the old one in place.
+    /// Replaces the journal by one that holds these records only. An error leaves the old one in place, to grow
+    /// as much again before the next attempt.
     pub(super) fn rewrite(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
-        use io::Write;
+        self.compacted = self.len;
         let new = self.path.with_extension("new");
         let _ = fs::remove_file(&new);
         let file = options().open(&new)?;
@@ -328,7 +329,7 @@ fn options() -> OpenOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Seek, SeekFrom, Write};
+    use std::io::{Seek, SeekFrom};
 
     fn key(task: u32) -> AttemptKey {
         AttemptKey { life: 3, batch: u64::MAX, task, attempt: 1 }

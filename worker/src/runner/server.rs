@@ -158,8 +158,10 @@ impl Server {
                 fds.push(PollFd::new(pipe, PollFlags::POLLIN));
             }
         }
-        what.push(Ready::Listener);
-        fds.push(PollFd::new(self.clients.listener(), PollFlags::POLLIN));
+        if let Some(listener) = self.clients.listener(now) {
+            what.push(Ready::Listener);
+            fds.push(PollFd::new(listener, PollFlags::POLLIN));
+        }
         for (id, stream, writes) in self.clients.streams() {
             what.push(Ready::Client(id));
             let flags = if writes { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
@@ -176,10 +178,12 @@ impl Server {
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let tasks = self.running.values().filter_map(Running::deadline);
-        let idle = self.idle_since.map(|since| since + self.options.idle_exit);
+        let alone = self.alone_since.filter(|_| self.mode == Mode::Draining && self.running.is_empty());
+        let idle = self.idle_since.or(alone).map(|since| since + self.options.idle_exit);
         let give_up = if let Mode::Stopping { give_up_at } = self.mode { Some(give_up_at) } else { None };
         let tick = (self.options.die_with_parent || self.journal.is_behind()).then_some(now + TICK);
-        let Some(next) = tasks.chain(idle).chain(give_up).chain(tick).min() else { return PollTimeout::NONE };
+        let others = idle.into_iter().chain(give_up).chain(tick).chain(self.clients.deadline(now));
+        let Some(next) = tasks.chain(others).min() else { return PollTimeout::NONE };
         // Rounded up, so that it is time when we wake.
         let millis = next.saturating_duration_since(now).as_micros().div_ceil(1000);
         PollTimeout::try_from(millis.min(60_000)).unwrap_or(PollTimeout::ZERO)
@@ -214,7 +218,8 @@ impl Server {
         } else if self.idle_since.is_none() {
             self.idle_since = Some(now);
         }
-        if self.options.die_with_parent && self.mode == Mode::Open && self.is_orphan(now) {
+        let is_stopping = matches!(self.mode, Mode::Stopping { .. });
+        if self.options.die_with_parent && !is_stopping && self.is_orphan(now) {
             log::line(format_args!("the half is gone: tasks are ended"));
             self.stop_all(now, self.options.grace);
         }
@@ -227,15 +232,19 @@ impl Server {
 
     fn is_over(&self, now: Instant) -> Option<&'static str> {
         let quiet = self.running.is_empty();
+        let is_past =
+            |since: Option<Instant>| since.is_some_and(|since| now >= since + self.options.idle_exit);
         match self.mode {
             Mode::Stopping { .. } if quiet => Some("stopped"),
             Mode::Stopping { give_up_at } if now >= give_up_at => {
                 Some("stopped, leaving processes that do not die")
             }
             Mode::Draining if quiet && self.ended.is_empty() => Some("drained"),
-            Mode::Open if self.idle_since.is_some_and(|since| now >= since + self.options.idle_exit) => {
-                Some("idle")
+            // Nobody comes for the results; the next runner has them.
+            Mode::Draining if quiet && is_past(self.alone_since) => {
+                Some("drained, with results not acknowledged")
             }
+            Mode::Open if is_past(self.idle_since) => Some("idle"),
             _ => None,
         }
     }
