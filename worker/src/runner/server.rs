@@ -284,7 +284,7 @@ impl Server {
     /// Takes every child that has ended.
     fn reap(&mut self) {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let mut any = false;
+        let (mut any, mut are_left) = (false, true);
         loop {
             match waitid(Id::All, flags) {
                 Ok(WaitStatus::Exited(pid, code)) => self.take(pid, Exit::Code(code)),
@@ -296,6 +296,7 @@ impl Server {
                     for pid in self.leaders.keys().copied().collect::<Vec<_>>() {
                         self.take(pid, Exit::Unknown);
                     }
+                    are_left = false;
                     break;
                 }
                 // Killed by a signal that nix has no name for: real-time ones.
@@ -307,7 +308,7 @@ impl Server {
             }
             any = true;
         }
-        if any {
+        if any && are_left {
             // What an ended process leaves behind has been adopted by us in the same moment.
             let (leaders, running) = (&self.leaders, &self.running);
             let is_leader = |pid| leaders.contains_key(&pid);
