@@ -4,6 +4,7 @@
 
 pub mod core;
 pub mod engine;
+pub mod logs;
 pub mod secrets;
 pub mod store;
 pub mod watch;
