@@ -14,18 +14,18 @@ use std::{
     time::Duration,
 };
 
-use muster_proto::{BatchId, LifeId};
+use muster_proto::{AttemptId, BatchId, LifeId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use self::read::{READ_CONNECTIONS, SqliteReader};
 use self::{
-    read::{collect, read_batch},
+    read::{collect, read_attempt, read_batch},
     schema::Folder,
 };
 use super::{BatchView, Error, Store};
 use crate::core::{
     event::Change,
-    model::{LoadedBatch, RequestRecord, TaskKey, WorkerRow},
+    model::{AttemptRow, LoadedBatch, RequestRecord, TaskKey, WorkerRow},
     plan::TaskSpec,
 };
 
@@ -84,10 +84,7 @@ impl SqliteStore {
         if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
             return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
         }
-        let secret = "SELECT 1 FROM secrets WHERE batch = ?1";
-        let has_secret =
-            self.connection.prepare_cached(secret)?.query_row(key, |_| Ok(())).optional()?.is_some();
-        Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect(), has_secret })
+        Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
     }
 }
 
@@ -114,6 +111,10 @@ impl Store for SqliteStore {
     fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error> {
         let sql = "SELECT id, digest, batch, time_ms FROM requests WHERE id = ?1";
         Ok(collect(&mut self.connection.prepare_cached(sql)?, [id], rows::request)?.pop())
+    }
+
+    fn find_attempt(&mut self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error> {
+        read_attempt(&self.connection, attempt)
     }
 
     fn specs(&mut self, keys: &[TaskKey]) -> Result<Vec<TaskSpec>, Error> {

@@ -130,20 +130,23 @@ impl Reader for SqliteReader {
     }
 
     fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error> {
-        self.snapshot(|connection| {
-            let sql = format!(
-                "SELECT {} FROM attempts WHERE batch = ?1 AND idx = ?2 AND attempt = ?3 AND life = ?4",
-                rows::ATTEMPT
-            );
-            let key = params![
-                rows::batch_key(attempt.batch),
-                attempt.task.0,
-                attempt.attempt.0,
-                attempt.life.0.cast_signed()
-            ];
-            Ok(collect(&mut connection.prepare_cached(&sql)?, key, rows::attempt)?.pop())
-        })
+        self.snapshot(|connection| read_attempt(connection, attempt))
     }
+}
+
+/// The row of an attempt, or none.
+pub(super) fn read_attempt(connection: &Connection, attempt: AttemptId) -> Result<Option<AttemptRow>, Error> {
+    let sql = format!(
+        "SELECT {} FROM attempts WHERE batch = ?1 AND idx = ?2 AND attempt = ?3 AND life = ?4",
+        rows::ATTEMPT
+    );
+    let key = params![
+        rows::batch_key(attempt.batch),
+        attempt.task.0,
+        attempt.attempt.0,
+        attempt.life.0.cast_signed()
+    ];
+    Ok(collect(&mut connection.prepare_cached(&sql)?, key, rows::attempt)?.pop())
 }
 
 /// One batch, or none.

@@ -18,7 +18,7 @@ use crate::core::{
 /// The columns that `batch` reads.
 pub(super) const BATCH: &str = "id, create_ms, task_count, requested_concurrency, effective_concurrency, \
      configured_max_concurrency, configured_max_tasks, revision, status, queued, running, completed, failed, \
-     cancelled, start_ms, end_ms, cancel_reason";
+     cancelled, start_ms, end_ms, cancel_reason, uses_key";
 
 /// The columns that `task` reads.
 pub(super) const TASK: &str = "idx, revision, status, attempt, instance, worker, offered, output_path, pid, \
@@ -66,6 +66,7 @@ pub(super) fn batch(row: &Row<'_>) -> Result<BatchView, Error> {
         start_ms: row.get(14)?,
         end_ms: row.get(15)?,
         cancel_reason: row.get(16)?,
+        uses_key: row.get(17)?,
     };
     Ok(BatchView { head, state })
 }

@@ -60,7 +60,8 @@ CREATE TABLE batches (
     cancelled INTEGER NOT NULL,
     start_ms INTEGER,
     end_ms INTEGER,
-    cancel_reason TEXT
+    cancel_reason TEXT,
+    uses_key INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX batches_unfinished ON batches (id) WHERE status IN (0, 1);
 CREATE TABLE specs (

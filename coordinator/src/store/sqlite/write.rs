@@ -66,8 +66,8 @@ fn new_batch(
     }
     let sql = "INSERT INTO batches (id, create_ms, task_count, requested_concurrency, effective_concurrency, \
                configured_max_concurrency, configured_max_tasks, revision, status, queued, running, completed, \
-               failed, cancelled, start_ms, end_ms, cancel_reason) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+               failed, cancelled, start_ms, end_ms, cancel_reason, uses_key) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
     connection.prepare_cached(sql)?.execute(params![
         rows::batch_key(head.id),
         head.create_ms,
@@ -86,6 +86,7 @@ fn new_batch(
         state.start_ms,
         state.end_ms,
         state.cancel_reason,
+        state.uses_key,
     ])?;
     let mut insert_spec =
         connection.prepare_cached("INSERT INTO specs (batch, idx, spec) VALUES (?1, ?2, ?3)")?;
@@ -108,7 +109,8 @@ fn new_batch(
 
 fn batch(connection: &Connection, id: BatchId, state: &BatchState) -> Result<(), Error> {
     let sql = "UPDATE batches SET revision = ?2, status = ?3, queued = ?4, running = ?5, completed = ?6, \
-               failed = ?7, cancelled = ?8, start_ms = ?9, end_ms = ?10, cancel_reason = ?11 WHERE id = ?1";
+               failed = ?7, cancelled = ?8, start_ms = ?9, end_ms = ?10, cancel_reason = ?11, \
+               uses_key = ?12 WHERE id = ?1";
     let changed = connection.prepare_cached(sql)?.execute(params![
         rows::batch_key(id),
         state.revision,
@@ -121,6 +123,7 @@ fn batch(connection: &Connection, id: BatchId, state: &BatchState) -> Result<(),
         state.start_ms,
         state.end_ms,
         state.cancel_reason,
+        state.uses_key,
     ])?;
     one(changed, || format!("there is no batch {id} to change"))
 }
