@@ -199,18 +199,18 @@ impl Dispatcher {
             Phase::Accepted(_) => self.refuse(id, grace_ms),
             Phase::Starting { stop, .. } => {
                 *stop = Some(stop.map_or(grace_ms, |before| before.min(grace_ms)));
-                self.to_runner(message);
+                self.tell_runner(message);
             }
             Phase::Refusing { grace_ms: before } => *before = (*before).min(grace_ms),
             Phase::Running { pid } => {
                 let pid = *pid;
                 attempt.phase = Phase::Stopping { pid, grace_ms };
                 self.note(id, Note::Stopping);
-                self.to_runner(message);
+                self.tell_runner(message);
             }
             Phase::Stopping { grace_ms: before, .. } => {
                 *before = (*before).min(grace_ms);
-                self.to_runner(message);
+                self.tell_runner(message);
             }
             Phase::Ended(_) => {}
         }
@@ -218,7 +218,7 @@ impl Dispatcher {
 
     fn refuse(&mut self, id: AttemptId, grace_ms: u32) {
         self.insert(id, Attempt::new(Phase::Refusing { grace_ms }));
-        self.to_runner(ToRunner::Refuse { attempt: to_key(id) });
+        self.tell_runner(ToRunner::Refuse { attempt: to_key(id) });
     }
 
     fn close(&mut self, why: &'static str) {

@@ -204,7 +204,7 @@ impl Dispatcher {
         self.effects.push(Effect::Exit(exit));
     }
 
-    fn to_runner(&mut self, message: ToRunner) {
+    fn tell_runner(&mut self, message: ToRunner) {
         if self.runner == RunnerLink::Up {
             self.effects.push(Effect::Runner(message));
         }

@@ -88,7 +88,7 @@ impl Dispatcher {
             self.effects.push(Effect::StopPushing(id));
         }
         if self.runner == RunnerLink::Up {
-            self.to_runner(ToRunner::Forget { attempt: to_key(id) });
+            self.tell_runner(ToRunner::Forget { attempt: to_key(id) });
         } else {
             self.unforgotten.insert(id);
         }
@@ -154,7 +154,7 @@ impl Dispatcher {
             listed.insert(id);
             match held {
                 Held::Ended(_) if unforgotten.contains(&id) => {
-                    self.to_runner(ToRunner::Forget { attempt: to_key(id) });
+                    self.tell_runner(ToRunner::Forget { attempt: to_key(id) });
                 }
                 Held::Ended(ended) => self.handle_ended(id, ended),
                 Held::Running { pid, size, .. } => {
@@ -177,16 +177,16 @@ impl Dispatcher {
             Phase::Starting { stop: Some(grace_ms), .. } => {
                 let grace_ms = *grace_ms;
                 self.insert(id, Attempt::new(Phase::Refusing { grace_ms }));
-                self.to_runner(ToRunner::Refuse { attempt: to_key(id) });
+                self.tell_runner(ToRunner::Refuse { attempt: to_key(id) });
             }
             Phase::Starting { launch, stop: None } => {
                 attempt.phase = Phase::Accepted(launch.clone());
                 self.start(id);
             }
-            Phase::Refusing { .. } => self.to_runner(ToRunner::Refuse { attempt: to_key(id) }),
+            Phase::Refusing { .. } => self.tell_runner(ToRunner::Refuse { attempt: to_key(id) }),
             Phase::Stopping { grace_ms, .. } if listed => {
                 let grace_ms = u64::from(*grace_ms);
-                self.to_runner(ToRunner::Stop { attempt: to_key(id), grace_ms });
+                self.tell_runner(ToRunner::Stop { attempt: to_key(id), grace_ms });
             }
             Phase::Running { pid } | Phase::Stopping { pid, .. } if !listed => {
                 let (pid, size) = (*pid, attempt.log.size);
@@ -224,7 +224,7 @@ impl Dispatcher {
             Phase::Refusing { grace_ms } => {
                 // It was started after all.
                 self.insert(id, Attempt::new(Phase::Stopping { pid, grace_ms }));
-                self.to_runner(ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into() });
+                self.tell_runner(ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into() });
             }
             Phase::Running { .. } | Phase::Stopping { .. } | Phase::Ended(_) => return,
         }
@@ -280,7 +280,7 @@ impl Dispatcher {
             (pid, known) = (attempt.pid(), true);
         }
         if !known && self.gone.fate(id) == Some(Fate::Stored) {
-            self.to_runner(ToRunner::Forget { attempt: to_key(id) });
+            self.tell_runner(ToRunner::Forget { attempt: to_key(id) });
             return;
         }
         let outcome = match (ended.lost, ended.exit_code, ended.signal) {
