@@ -144,6 +144,11 @@ impl Clients {
         self.active.is_some()
     }
 
+    /// Whether nobody is connected, greeted or not.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
     /// Whether notices should wait for what is being sent.
     pub(super) fn is_busy(&self) -> bool {
         self.active().is_some_and(|client| client.unsent() > BUSY)

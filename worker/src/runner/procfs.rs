@@ -1,6 +1,7 @@
 //! What the runner reads from `/proc`. Every answer is of the moment, and "not there" is a normal one.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use nix::unistd::Pid;
 
@@ -19,7 +20,7 @@ pub(super) struct Stat {
 
 /// What the process is now, if there is one.
 pub(super) fn stat(pid: Pid) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&read(&format!("/proc/{pid}/stat"))?)
 }
 
 fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -35,7 +36,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 
 /// The attempt that a process belongs to, by its environment at the time it was executed.
 pub(super) fn attempt_of(pid: Pid) -> Option<AttemptKey> {
-    marker(&fs::read(format!("/proc/{pid}/environ")).ok()?)
+    marker(&read(&format!("/proc/{pid}/environ"))?)
 }
 
 fn marker(environ: &[u8]) -> Option<AttemptKey> {
@@ -47,13 +48,18 @@ fn marker(environ: &[u8]) -> Option<AttemptKey> {
 
 /// Our children, adopted ones included.
 pub(super) fn children() -> Vec<Pid> {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let mut found = Vec::new();
-    for thread in threads.flatten() {
-        let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        found.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
-    }
-    found
+    // The runner has one thread, so its children are all of ours.
+    let text = read("/proc/thread-self/children").unwrap_or_default();
+    let pids =
+        text.split(u8::is_ascii_whitespace).filter_map(|pid| std::str::from_utf8(pid).ok()?.parse().ok());
+    pids.map(Pid::from_raw).collect()
+}
+
+/// A whole file of `/proc`, which has no size to go by: most fit into the first read.
+fn read(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Every process on the machine that we can see.

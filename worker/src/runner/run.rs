@@ -19,6 +19,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{getppid, setsid};
 
 use super::journal::{Journal, Outcome, Record, Replay};
+use super::launch::connect;
 use super::options::{RUNNER_ARG, RunnerOptions};
 use super::paths::{SocketAddress, journal_path, lock_path};
 use super::server::{Parts, Server, boot_number, now_ms};
@@ -70,7 +71,7 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
     let work_dir = fs::canonicalize(work_dir)?;
     spool::prepare(&work_dir)?;
 
-    let Some(_lock) = lock(&lock_path(&work_dir))? else {
+    let Some(_lock) = lock(&work_dir)? else {
         log::line(format_args!("another runner has this work directory"));
         return Ok(ExitCode::from(LOCKED));
     };
@@ -114,14 +115,18 @@ fn take_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
-/// The lock that makes us the only runner here; none if somebody else keeps it.
-fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+/// The lock that makes us the only runner here; none if another runner is there and answers, or keeps it.
+fn lock(work_dir: &Path) -> io::Result<Option<Flock<File>>> {
+    let path = lock_path(work_dir);
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(Some(lock)),
             Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                if connect(work_dir).is_ok() {
+                    return Ok(None);
+                }
                 file = back;
                 thread::sleep(LOCK_EVERY);
             }

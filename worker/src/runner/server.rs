@@ -29,10 +29,12 @@ use crate::spool;
 
 /// Messages acted on before output is looked after again.
 const MESSAGES_A_TURN: usize = 16;
-/// How often what has no event of its own is looked at: the parent, and a journal that could not be written.
+/// How often what has no event of its own is looked at: the parent, a journal that could not be written, and
+/// whether the first half is overdue.
 const TICK: Duration = Duration::from_millis(500);
-/// How long a runner that is to die with its parent waits for a half that closed its connection, or never came.
+/// How long a runner that is to die with its parent waits for a half that closed its connection.
 const RETURN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a runner waits for its first half, at least.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// How long after KILL a runner that is to exit waits for processes that do not die.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
@@ -78,6 +80,7 @@ pub(super) struct Server {
     /// Since when no half is connected; none while one is.
     alone_since: Option<Instant>,
     had_half: bool,
+    started: Instant,
     /// Since when there has been nothing to do.
     idle_since: Option<Instant>,
     buffer: Vec<u8>,
@@ -114,6 +117,7 @@ impl Server {
             parent: parts.parent,
             alone_since: Some(Instant::now()),
             had_half: false,
+            started: Instant::now(),
             idle_since: None,
             buffer: vec![0; task::READ_SIZE],
         })
@@ -178,10 +182,12 @@ impl Server {
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let tasks = self.running.values().filter_map(Running::deadline);
-        let alone = self.alone_since.filter(|_| self.mode == Mode::Draining && self.running.is_empty());
+        let gives_up = self.mode == Mode::Draining && self.running.is_empty() && self.clients.is_empty();
+        let alone = self.alone_since.filter(|_| gives_up);
         let idle = self.idle_since.or(alone).map(|since| since + self.options.idle_exit);
         let give_up = if let Mode::Stopping { give_up_at } = self.mode { Some(give_up_at) } else { None };
-        let tick = (self.options.die_with_parent || self.journal.is_behind()).then_some(now + TICK);
+        let looks = self.options.die_with_parent || self.journal.is_behind() || !self.had_half;
+        let tick = looks.then_some(now + TICK);
         let others = idle.into_iter().chain(give_up).chain(tick).chain(self.clients.deadline(now));
         let Some(next) = tasks.chain(others).min() else { return PollTimeout::NONE };
         // Rounded up, so that it is time when we wake.
@@ -213,7 +219,9 @@ impl Server {
         } else if self.alone_since.is_none() {
             self.alone_since = Some(now);
         }
-        if self.alone_since.is_none() || !self.running.is_empty() || !self.ended.is_empty() {
+        // Who is connected and has not said hello yet is about to; who started us is about to connect.
+        let expects = !self.clients.is_empty() || (!self.had_half && now < self.started + FIRST_PATIENCE);
+        if expects || !self.running.is_empty() || !self.ended.is_empty() {
             self.idle_since = None;
         } else if self.idle_since.is_none() {
             self.idle_since = Some(now);
@@ -241,7 +249,7 @@ impl Server {
             }
             Mode::Draining if quiet && self.ended.is_empty() => Some("drained"),
             // Nobody comes for the results; the next runner has them.
-            Mode::Draining if quiet && is_past(self.alone_since) => {
+            Mode::Draining if quiet && self.clients.is_empty() && is_past(self.alone_since) => {
                 Some("drained, with results not acknowledged")
             }
             Mode::Open if is_past(self.idle_since) => Some("idle"),
@@ -276,7 +284,7 @@ impl Server {
     /// Takes every child that has ended.
     fn reap(&mut self) {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let mut any = false;
+        let (mut any, mut are_left) = (false, true);
         loop {
             match waitid(Id::All, flags) {
                 Ok(WaitStatus::Exited(pid, code)) => self.take(pid, Exit::Code(code)),
@@ -288,6 +296,7 @@ impl Server {
                     for pid in self.leaders.keys().copied().collect::<Vec<_>>() {
                         self.take(pid, Exit::Unknown);
                     }
+                    are_left = false;
                     break;
                 }
                 // Killed by a signal that nix has no name for: real-time ones.
@@ -299,7 +308,7 @@ impl Server {
             }
             any = true;
         }
-        if any {
+        if any && are_left {
             // What an ended process leaves behind has been adopted by us in the same moment.
             let (leaders, running) = (&self.leaders, &self.running);
             let is_leader = |pid| leaders.contains_key(&pid);

@@ -121,11 +121,13 @@ fn a_long_work_directory_has_a_socket_too() {
 fn shutdown_ends_the_tasks_and_keeps_their_results() {
     let mut bed = Bed::new();
     let mut half = bed.half();
-    let key = half.start(bed.sh("trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"));
+    let on_term = "until [ -e go ]; do sleep 0.01; done; exit 7";
+    let key = half.start(bed.sh(&format!("trap '{on_term}' TERM; echo ready; while :; do sleep 0.05; done")));
     half.output(key, 1);
     half.send(&ToRunner::Shutdown { grace_ms: 600_000 });
     let late = bed.sh("echo late > late");
     assert_eq!(half.start_failed(late), (libc::ESHUTDOWN, false));
+    fs::write(bed.cwd().join("go"), "").unwrap();
     assert_eq!(half.ended(key).exit_code, Some(7));
     half.closed();
     gone(half.runner.as_raw());
@@ -172,7 +174,7 @@ fn an_idle_runner_exits_by_itself() {
     let runner = half.runner;
     drop(half);
     let half = bed.half();
-    assert_eq!(half.runner, runner, "not while a result is held");
+    assert_eq!(half.runner, runner, "it does not go while a result is held");
     half.send(&ToRunner::Forget { attempt: key });
     drop(half);
     gone(runner.as_raw());
