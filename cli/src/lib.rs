@@ -39,8 +39,8 @@ pub struct Context {
 /// The whole program: reads the command line, runs one command, returns the documented exit code.
 pub fn main() -> ExitCode {
     // The runner is this same binary, started again by the embedded worker; it must see nothing of the rest.
-    if std::env::args_os().nth(1).is_some_and(|word| word == "__runner") {
-        return commands::run::embed::runner_main();
+    if let Some(code) = commands::run::embed::runner_main() {
+        return code;
     }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -16,7 +16,7 @@ use crate::core::policy::{Policy, SystemLimits};
 const MAX_BYTES: u64 = 1_024 * 1_024;
 
 /// The limits in force and where they come from.
-pub struct PolicyFile {
+pub(crate) struct PolicyFile {
     path: Option<PathBuf>,
     system: SystemLimits,
     last: Mutex<Last>,
@@ -30,13 +30,13 @@ struct Last {
 
 impl PolicyFile {
     /// Limits from this file, or the fallbacks where there is none.
-    pub fn new(path: Option<PathBuf>, system: SystemLimits) -> Self {
+    pub(crate) fn new(path: Option<PathBuf>, system: SystemLimits) -> Self {
         let last = Mutex::new(Last { good: Policy::fallback(system), complaint: None });
         Self { path, system, last }
     }
 
     /// The limits in force now. Reads a file, so it blocks.
-    pub fn read(&self) -> Policy {
+    pub(crate) fn read(&self) -> Policy {
         let Some(path) = &self.path else { return Policy::fallback(self.system) };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match self.parse(path) {

@@ -105,6 +105,9 @@ pub enum ConfigError {
     /// No program.
     #[error("--dispatch names no program")]
     NoProgram,
+    /// No such program, or not one that can be run.
+    #[error("--dispatch {0:?}: there is no such program that can be run; give its path, or a name in PATH")]
+    NotRunnable(String),
     /// Not a name.
     #[error("--name {0:?} must be 1 to {MAX_NAME} letters, digits, dots, dashes or underscores")]
     Name(String),
@@ -168,6 +171,33 @@ impl Config {
             runner_args: Vec::new(),
             die_with_parent: false,
         }
+    }
+
+    /// Settings for a worker inside another program, on its user's own machine: tasks may write where they
+    /// like, and end with the program.
+    ///
+    /// # Errors
+    /// `dispatch` cannot be split into words, or its program cannot be found; or this program's own path.
+    pub fn embedded(
+        coordinator: String,
+        dispatch: &str,
+        slots: Option<u32>,
+        work_dir: PathBuf,
+    ) -> Result<Self, ConfigError> {
+        let words = shell_words::split(dispatch).map_err(|_| ConfigError::Quote(dispatch.to_owned()))?;
+        let program = absolute_program(words.first().ok_or(ConfigError::NoProgram)?)?;
+        if !is_runnable(&program) {
+            return Err(ConfigError::NotRunnable(dispatch.to_owned()));
+        }
+        let runner_exe = std::env::current_exe()
+            .map_err(|source| ConfigError::Path { what: "this program".into(), source })?;
+        Ok(Self {
+            slots: slots.unwrap_or_else(default_slots),
+            work_dir: Some(work_dir),
+            allow_any_output: true,
+            die_with_parent: true,
+            ..Self::new(coordinator, words, runner_exe)
+        })
     }
 
     /// Whether everything can be used.

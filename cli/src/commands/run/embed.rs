@@ -1,11 +1,19 @@
 //! The coordinator and the worker inside this process: the only file that knows their starting interfaces.
-//!
-//! NOT CONNECTED YET: [`Embedded::start`] and [`runner_main`] return a named error until the two crates offer
-//! what is described at each of them.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use muster_coordinator::{Config as CoordinatorConfig, Coordinator, Running};
+use muster_worker::{Config as WorkerConfig, Shutdown, runner};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::error::Error;
+
+/// How long the worker may take to end its tasks (10 s of grace) and to hand in what they left.
+const WORKER_END_TIME: Duration = Duration::from_secs(20);
 
 /// The coordinator's part.
 #[derive(Clone, Debug)]
@@ -27,17 +35,23 @@ pub struct WorkerOptions {
 
 /// A coordinator, and a worker once it was asked for, running in this process.
 pub struct Embedded {
+    coordinator: Running,
     url: String,
+    worker: Option<EmbeddedWorker>,
+}
+
+struct EmbeddedWorker {
+    shutdown: watch::Sender<Shutdown>,
+    task: JoinHandle<Result<(), muster_worker::Error>>,
 }
 
 impl Embedded {
     /// Starts a coordinator on a free loopback port.
-    ///
-    /// Hook: `muster_coordinator::Coordinator::start(Config { listen: 127.0.0.1:0, data_dir, .. }).await`, then
-    /// `running.local_addr()`.
     pub async fn start(options: CoordinatorOptions) -> Result<Self, Error> {
-        let _ = options;
-        Err(not_connected())
+        let coordinator =
+            Coordinator::start(CoordinatorConfig::new(options.data_dir)).await.map_err(embedded)?;
+        let url = format!("http://{}", coordinator.local_addr());
+        Ok(Self { coordinator, url, worker: None })
     }
 
     /// Its address.
@@ -47,33 +61,63 @@ impl Embedded {
 
     /// Starts a worker for it and returns once it is connected. All outputs are allowed, as it is the user's own
     /// machine.
-    ///
-    /// Hook: spawn `muster_worker::run(Config { .. }, shutdown_receiver, on_ready)`, await `on_ready` or its end.
     pub async fn start_worker(&mut self, options: WorkerOptions) -> Result<(), Error> {
-        let _ = options;
-        Err(not_connected())
+        let config =
+            WorkerConfig::embedded(self.url.clone(), &options.dispatch, options.slots, options.work_dir)
+                .map_err(embedded)?;
+        let (shutdown, asked) = watch::channel(Shutdown::Run);
+        let (ready, is_ready) = oneshot::channel();
+        let task = tokio::spawn(muster_worker::run(config, asked, |_| {
+            // Who waits for it may have been interrupted.
+            let _ = ready.send(());
+        }));
+        let worker = self.worker.insert(EmbeddedWorker { shutdown, task });
+        tokio::select! {
+            Ok(()) = is_ready => Ok(()),
+            error = ended(worker) => Err(error),
+        }
     }
 
     /// Ends when the worker has ended by itself, which is a failure while a batch runs. May be cancelled and
     /// called again. Never ends before [`Self::start_worker`].
     pub async fn worker_failed(&mut self) -> Error {
-        std::future::pending().await
+        match &mut self.worker {
+            Some(worker) if !worker.task.is_finished() => ended(worker).await,
+            Some(_) => Error::Embedded("the worker has ended".to_owned()),
+            None => std::future::pending().await,
+        }
     }
 
     /// Ends the worker (its runner too), then the coordinator, each within a bounded time.
-    ///
-    /// Hook: send `muster_worker::Shutdown` on the watch channel, await the worker; `running.shutdown().await`.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(mut self) {
+        if let Some(worker) = self.worker.take() {
+            // It may have ended by itself.
+            let _ = worker.shutdown.send(Shutdown::Stop);
+            let abort = worker.task.abort_handle();
+            if timeout(WORKER_END_TIME, worker.task).await.is_err() {
+                tracing::warn!("the worker did not end in time");
+                abort.abort();
+            }
+        }
+        if let Err(error) = self.coordinator.shutdown().await {
+            tracing::warn!(%error, "the coordinator did not end cleanly");
+        }
+    }
 }
 
 /// The runner process: this binary again, started by the embedded worker with `__runner` first.
-///
-/// Hook: `muster_worker::runner::main(...)` with the arguments after `__runner`.
-pub fn runner_main() -> ExitCode {
-    crate::io::Io::standard().say("error: this build of muster has no runner");
-    Error::exit(&not_connected()).into()
+pub fn runner_main() -> Option<ExitCode> {
+    runner::reexec(std::env::args_os())
 }
 
-fn not_connected() -> Error {
-    Error::Embedded("this build of muster cannot run batches by itself; use muster-coordinator, muster-worker and muster submit".to_owned())
+async fn ended(worker: &mut EmbeddedWorker) -> Error {
+    match (&mut worker.task).await {
+        Ok(Ok(())) => Error::Embedded("the worker has ended".to_owned()),
+        Ok(Err(error)) => embedded(error),
+        Err(error) => embedded(error),
+    }
+}
+
+fn embedded(error: impl std::fmt::Display) -> Error {
+    Error::Embedded(error.to_string())
 }
