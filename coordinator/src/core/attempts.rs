@@ -1,0 +1,425 @@
+//! What workers say of attempts: accepted, returned, started, ended; and when an end counts.
+//!
+//! An attempt ends only when its result is in and its output is stored. What is not about the current attempt
+//! is recorded as late and changes nothing.
+
+use muster_proto::{AttemptId, TaskIndex};
+
+use super::{
+    event::{Change, Ended, Facts, FromWorker, Outcome, Output, SessionId, Started, ToWorker},
+    live::{Active, Live},
+    machine::{Machine, Turn},
+    model::{AttemptRow, FailureReason, InstanceId, TaskState, TaskStatus},
+    outcome::{self, Verdict},
+    timers::Timer,
+};
+
+/// Late results that may wait for their output at once; a worker sends again what was not taken in.
+const MAX_LATE: usize = 10_000;
+
+/// A result that came after its attempt had been given up, and whose output is not all stored.
+#[derive(Debug)]
+pub(super) struct Late {
+    session: SessionId,
+    ended: Ended,
+}
+
+impl Machine {
+    pub(super) fn on_worker(&mut self, turn: &mut Turn, session: SessionId, said: FromWorker, facts: Facts) {
+        let Some(worker) = self.fleet.by_session(session) else { return };
+        let instance = worker.who.instance.clone();
+        self.fleet.change(&instance, |worker| worker.last_seen_ms = Some(turn.now.unix_ms));
+        match said {
+            FromWorker::Heartbeat(_) => {}
+            FromWorker::Accepted(id) => self.on_running(turn, session, &instance, id, None),
+            FromWorker::Started(id, started) => {
+                self.on_running(turn, session, &instance, id, Some(started));
+            }
+            FromWorker::Returned(id) => self.on_returned(turn, &instance, id),
+            FromWorker::Ended(id, ended) => self.on_ended(turn, session, &instance, id, *ended, facts),
+            FromWorker::Draining => {
+                self.fleet.change(&instance, |worker| worker.leaving = true);
+            }
+            FromWorker::Leaving => {
+                if self.fleet.get(&instance).is_some_and(|worker| worker.held.is_empty()) {
+                    self.fleet.forget(&instance);
+                    turn.change(Change::ForgetWorker(instance));
+                }
+                turn.output(Output::Close(session, "the worker leaves".into()));
+            }
+        }
+    }
+
+    /// The attempt was accepted, or runs.
+    pub(super) fn on_running(
+        &mut self,
+        turn: &mut Turn,
+        session: SessionId,
+        instance: &InstanceId,
+        id: AttemptId,
+        started: Option<Started>,
+    ) {
+        let Some(live) = self.current(id, instance) else {
+            return turn.send(session, ToWorker::Stop { attempt: id, grace_ms: super::DEFAULT_GRACE_MS });
+        };
+        let newly = live.start(id.task, id.attempt, turn.now.unix_ms);
+        let mut changed = newly;
+        if let (Some(started), Some(active)) = (started, live.active_mut(id.task, id.attempt)) {
+            changed |= active.pid != started.pid || active.output_path != started.output_path;
+            active.pid = started.pid;
+            active.output_path = started.output_path;
+        }
+        if changed {
+            turn.touch(live);
+            if let Some(row) = live.active_row(id.task, id.attempt) {
+                turn.change(Change::Task(id.batch, id.task, Box::new(row)));
+            }
+        }
+    }
+
+    /// The worker proved that it never started the attempt and never will.
+    fn on_returned(&mut self, turn: &mut Turn, instance: &InstanceId, id: AttemptId) {
+        if self.current(id, instance).is_none() {
+            return;
+        }
+        let until = turn.now.mono_ms + self.config.pause_ms;
+        self.fleet.change(instance, |worker| {
+            if !worker.leaving {
+                worker.paused_until_mono_ms = Some(until);
+            }
+        });
+        self.timers.set(until, Timer::Unpause(instance.clone()));
+        self.give_back(turn, id, String::new());
+    }
+
+    /// Puts an attempt's task back into the queue, uncounted, or ends it where a cancellation waits.
+    pub(super) fn give_back(&mut self, turn: &mut Turn, id: AttemptId, message: String) {
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
+        let Some(active) = live.active(id.task, id.attempt) else { return };
+        if active.cancel_grace_ms.is_some() {
+            return self.end_task(turn, id, None, TaskStatus::Cancelled, None, String::new(), true);
+        }
+        turn.touch(live);
+        if let Some(active) = live.requeue(id.task, id.attempt) {
+            let state = TaskState {
+                revision: live.state.revision,
+                attempt: id.attempt,
+                failure_message: message,
+                ..TaskState::default()
+            };
+            turn.change(Change::Task(id.batch, id.task, Box::new(state)));
+            self.release(&active.worker.instance, id);
+        }
+    }
+
+    fn on_ended(
+        &mut self,
+        turn: &mut Turn,
+        session: SessionId,
+        instance: &InstanceId,
+        id: AttemptId,
+        ended: Ended,
+        facts: Facts,
+    ) {
+        if id.life != self.life {
+            // Numbered by another store: nothing here knows it, and it must not be kept for ever.
+            return turn.send(session, ToWorker::Acknowledged(id));
+        }
+        let stored = facts.log_stored;
+        let Some(live) = self.current(id, instance) else {
+            return self.on_late(turn, session, instance, id, ended, &facts);
+        };
+        if let Some(active) = live.active_mut(id.task, id.attempt) {
+            active.log_stored = active.log_stored.max(stored);
+            active.result = Some(ended);
+        }
+        self.settle(turn, id);
+    }
+
+    pub(super) fn on_log_stored(&mut self, turn: &mut Turn, id: AttemptId, offset: u64, facts: Facts) {
+        if let Some(late) = self.late.remove(&id) {
+            let facts = Facts { log_stored: offset, ..facts };
+            let Some(instance) =
+                self.fleet.by_session(late.session).map(|worker| worker.who.instance.clone())
+            else {
+                return;
+            };
+            return self.on_late(turn, late.session, &instance, id, late.ended, &facts);
+        }
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
+        let Some(active) = live.active_mut(id.task, id.attempt) else { return };
+        active.log_stored = active.log_stored.max(offset);
+        self.settle(turn, id);
+    }
+
+    /// The key of an offer could not be read, say: it was never sent.
+    pub(super) fn on_unsendable(
+        &mut self,
+        turn: &mut Turn,
+        id: AttemptId,
+        reason: FailureReason,
+        message: String,
+    ) {
+        self.end_task(turn, id, None, TaskStatus::Failed, Some(reason), message, true);
+    }
+
+    /// Ends an attempt whose result is in and whose output is stored.
+    fn settle(&mut self, turn: &mut Turn, id: AttemptId) {
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
+        let Some(active) = live.active_mut(id.task, id.attempt) else { return };
+        if active.result.as_ref().is_none_or(|result| active.log_stored < result.log_size) {
+            return;
+        }
+        let Some(result) = active.result.take() else { return };
+        let who = active.worker.clone();
+        let cancel = active.cancel_grace_ms.is_some();
+        let launched = !matches!(result.outcome, Outcome::LaunchFailed { task_fault: false, .. });
+        if launched {
+            self.fleet.change(&who.instance, |worker| worker.launch_failures = 0);
+        }
+        match outcome::decide(&result, cancel) {
+            Verdict::Ends { status, failure, message } => {
+                self.end_task(turn, id, Some(&result), status, failure, message, true);
+            }
+            Verdict::Elsewhere(message) => self.send_elsewhere(turn, id, &result, &who.instance, message),
+        }
+        if let Some(session) = self.fleet.get(&who.instance).and_then(super::fleet::Worker::session) {
+            turn.send(session, ToWorker::Acknowledged(id));
+        }
+    }
+
+    /// A machine could not start the program: another one may; after some in a row it is set aside.
+    fn send_elsewhere(
+        &mut self,
+        turn: &mut Turn,
+        id: AttemptId,
+        result: &Ended,
+        instance: &InstanceId,
+        message: String,
+    ) {
+        let limit = self.config.max_launch_failures;
+        let row = self.fleet.change(instance, |worker| {
+            worker.launch_failures += 1;
+            if worker.launch_failures < limit || worker.set_aside.is_some() {
+                return None;
+            }
+            worker.set_aside = Some(format!("{limit} launches in a row failed: {message}"));
+            Some(worker.row())
+        });
+        if let Some(row) = row.flatten() {
+            turn.change(Change::Worker(row));
+        }
+        let name = self.fleet.get(instance).map(|worker| worker.who.name.clone()).unwrap_or_default();
+        let message = format!("could not be started on {name}: {message}");
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
+        live.exclude(id.task, instance.clone());
+        let hopeless = self
+            .fleet
+            .iter()
+            .filter(|worker| worker.session().is_some())
+            .all(|worker| live.is_excluded(id.task, &worker.who.instance));
+        if hopeless {
+            let failure = Some(FailureReason::WorkerLaunchFailed);
+            return self.end_task(turn, id, Some(result), TaskStatus::Failed, failure, message, true);
+        }
+        if let Some(active) = live.active(id.task, id.attempt) {
+            let failure = Some(FailureReason::WorkerLaunchFailed);
+            turn.change(Change::Attempt(attempt_row(turn, id, active, Some(result), failure)));
+        }
+        self.give_back(turn, id, message);
+    }
+
+    /// Ends a task with its current attempt.
+    #[expect(clippy::too_many_arguments, reason = "the columns of the row that is written")]
+    pub(super) fn end_task(
+        &mut self,
+        turn: &mut Turn,
+        id: AttemptId,
+        result: Option<&Ended>,
+        status: TaskStatus,
+        failure: Option<FailureReason>,
+        message: String,
+        end_confirmed: bool,
+    ) {
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
+        if live.active(id.task, id.attempt).is_none() {
+            return;
+        }
+        turn.touch(live);
+        let Some(active) = live.end_active(id.task, id.attempt, status) else { return };
+        let row = attempt_row(turn, id, &active, result, failure);
+        let state = TaskState {
+            revision: live.state.revision,
+            status,
+            attempt: id.attempt,
+            offered: false,
+            output_path: match result {
+                Some(result) if !result.output_path.is_empty() => result.output_path.clone(),
+                _ => active.output_path,
+            },
+            pid: result.map_or(active.pid, |result| if result.pid > 0 { result.pid } else { active.pid }),
+            exit_code: row.exit_code,
+            signal: row.signal,
+            failure,
+            failure_message: message,
+            start_ms: active.start_ms,
+            end_ms: Some(turn.now.unix_ms),
+            log_bytes: row.log_bytes,
+            log_discarded: row.log_discarded,
+            cancel_requested: active.cancel_grace_ms.is_some(),
+            end_confirmed,
+            worker: Some(active.worker.clone()),
+        };
+        turn.change(Change::Task(id.batch, id.task, Box::new(state)));
+        turn.change(Change::Attempt(row));
+        self.release(&active.worker.instance, id);
+    }
+
+    /// A result that is not about the current attempt.
+    fn on_late(
+        &mut self,
+        turn: &mut Turn,
+        session: SessionId,
+        instance: &InstanceId,
+        id: AttemptId,
+        ended: Ended,
+        facts: &Facts,
+    ) {
+        let row = facts.attempts.get(&id);
+        // Given up without knowing how it ended: that is the only row which a late result adds to.
+        let given_up = row.is_some_and(|row| {
+            !row.late && row.exit_code.is_none() && row.signal.is_none() && is_given_up(row.failure)
+        });
+        let loaded = facts.batches.get(&id.batch).and_then(Option::as_ref);
+        let (true, Some(loaded)) = (given_up, loaded) else {
+            // Recorded before (its acknowledgement was lost), or about nothing that was ever handed out.
+            return turn.send(session, ToWorker::Acknowledged(id));
+        };
+        let worker = self.fleet.get(instance).map(|worker| worker.who.name.clone()).unwrap_or_default();
+        if facts.log_stored < ended.log_size {
+            if self.late.len() < MAX_LATE {
+                self.late.insert(id, Late { session, ended });
+            }
+            return;
+        }
+        let (exit_code, signal) = outcome::code_and_signal(&ended.outcome);
+        turn.change(Change::Attempt(AttemptRow {
+            id,
+            worker,
+            exit_code,
+            signal,
+            failure: row.and_then(|row| row.failure),
+            end_ms: turn.now.unix_ms,
+            log_bytes: ended.log_size,
+            log_discarded: ended.log_discarded,
+            late: true,
+        }));
+        self.touch_task(turn, id, loaded);
+        turn.send(session, ToWorker::Acknowledged(id));
+    }
+
+    /// Shows watchers a task again whose row has not changed.
+    fn touch_task(&mut self, turn: &mut Turn, id: AttemptId, loaded: &super::model::LoadedBatch) {
+        let mut past = None;
+        let live = match self.batches.get_mut(&id.batch) {
+            Some(live) => live,
+            None => past.insert(Live::from_loaded(loaded.clone())),
+        };
+        turn.touch(live);
+        let (revision, state) = (live.state.revision, live.state.clone());
+        let Some(task) = loaded.tasks.get((id.task.0 as usize).saturating_sub(1)) else { return };
+        let row = TaskState { revision, ..task.clone() };
+        turn.change(Change::Task(id.batch, id.task, Box::new(row)));
+        if past.is_some() {
+            // Not in memory, so the end of the turn will not write it.
+            turn.change(Change::Batch(id.batch, state));
+        }
+    }
+
+    /// The batch, where `id` is its task's current attempt and `instance` has it.
+    fn current(&mut self, id: AttemptId, instance: &InstanceId) -> Option<&mut Live> {
+        if id.life != self.life {
+            return None;
+        }
+        let live = self.batches.get_mut(&id.batch)?;
+        let holder = live.active(id.task, id.attempt).map(|active| &active.worker.instance);
+        if holder == Some(instance) { Some(live) } else { None }
+    }
+
+    fn release(&mut self, instance: &InstanceId, id: AttemptId) {
+        self.fleet.change(instance, |worker| worker.held.remove(&id));
+    }
+
+    /// The active attempts of a worker, with what a cancellation asked for.
+    pub(super) fn held_by(&self, instance: &InstanceId) -> Vec<(AttemptId, Option<u32>)> {
+        let Some(worker) = self.fleet.get(instance) else { return Vec::new() };
+        let cancel =
+            |id: &AttemptId| self.batches.get(&id.batch)?.active(id.task, id.attempt)?.cancel_grace_ms;
+        worker.held.iter().map(|id| (*id, cancel(id))).collect()
+    }
+
+    /// Ends an attempt whose worker will not tell any more how it ended.
+    pub(super) fn give_up(&mut self, turn: &mut Turn, id: AttemptId, message: &str) {
+        let Some(active) =
+            self.batches.get_mut(&id.batch).and_then(|live| live.active_mut(id.task, id.attempt))
+        else {
+            return;
+        };
+        let (cancelled, stored) = (active.cancel_grace_ms.is_some(), active.log_stored);
+        match active.result.take() {
+            // How it ended is known, only the rest of its output is lost.
+            Some(mut result) => {
+                result.log_discarded += result.log_size.saturating_sub(stored);
+                result.log_size = stored.min(result.log_size);
+                let (status, failure, text) = match outcome::decide(&result, cancelled) {
+                    Verdict::Ends { status, failure, message } => (status, failure, message),
+                    Verdict::Elsewhere(text) => {
+                        (TaskStatus::Failed, Some(FailureReason::WorkerLaunchFailed), text)
+                    }
+                };
+                self.end_task(turn, id, Some(&result), status, failure, text, true);
+            }
+            None if cancelled => {
+                let message = format!("{message}; whether its program has ended is not known");
+                self.end_task(turn, id, None, TaskStatus::Cancelled, None, message, false);
+            }
+            None => {
+                let failure = Some(FailureReason::WorkerCrashed);
+                self.end_task(turn, id, None, TaskStatus::Failed, failure, message.into(), true);
+            }
+        }
+    }
+
+    /// Whether a waiting result of that task is in; for tests and for who asks why a task has not ended.
+    pub fn has_result(&self, batch: muster_proto::BatchId, task: TaskIndex) -> bool {
+        self.batches.get(&batch).is_some_and(|live| {
+            live.actives().any(|(index, active)| index == task && active.result.is_some())
+        })
+    }
+}
+
+/// Failures under which an attempt may still have ended in some way that nobody heard of.
+const fn is_given_up(failure: Option<FailureReason>) -> bool {
+    matches!(failure, None | Some(FailureReason::WorkerCrashed))
+}
+
+fn attempt_row(
+    turn: &Turn,
+    id: AttemptId,
+    active: &Active,
+    result: Option<&Ended>,
+    failure: Option<FailureReason>,
+) -> AttemptRow {
+    let (exit_code, signal) = result.map_or((None, None), |result| outcome::code_and_signal(&result.outcome));
+    AttemptRow {
+        id,
+        worker: active.worker.name.clone(),
+        exit_code,
+        signal,
+        failure,
+        end_ms: turn.now.unix_ms,
+        log_bytes: result.map_or(active.log_stored, |result| result.log_size),
+        log_discarded: result.map_or(0, |result| result.log_discarded),
+        late: false,
+    }
+}

@@ -1,0 +1,196 @@
+//! Workers' coming and going: who is let in, what each held attempt becomes, when a worker is given up.
+//!
+//! An offer goes back, uncounted, only on proof: a later hello from the same work directory in the same boot
+//! that does not list it. Silence, another instance or another boot prove nothing.
+
+use std::collections::BTreeMap;
+
+use muster_proto::AttemptId;
+
+use super::{
+    event::{
+        Change, Facts, HeldPhase, Hello, Output, Refused, Reply, ReplyId, SessionId, Steer, ToWorker, Verdict,
+    },
+    fleet::Link,
+    machine::{Machine, Turn},
+    model::{FailureReason, InstanceId},
+    timers::Timer,
+};
+
+impl Machine {
+    pub(super) fn on_hello(
+        &mut self,
+        turn: &mut Turn,
+        reply: ReplyId,
+        session: SessionId,
+        hello: &Hello,
+        facts: &Facts,
+    ) {
+        if let Some(refused) = self.refuses(hello) {
+            return turn.reply(reply, Reply::Refused(refused));
+        }
+        let instance = &hello.worker.instance;
+        let known = self.fleet.get(instance);
+        if let Some(old) = known.and_then(super::fleet::Worker::session) {
+            turn.output(Output::Close(old, "the worker has connected anew".into()));
+        }
+        // An unknown boot (only a task remembers the worker) proves nothing.
+        let same_boot = known.is_some_and(|worker| worker.boot_id == hello.boot_id);
+        self.fleet.connect(hello, session, turn.now.unix_ms);
+        if let Some(worker) = self.fleet.get(instance) {
+            turn.change(Change::Worker(worker.row()));
+        }
+        turn.reply(reply, Reply::Attached);
+
+        let held: BTreeMap<AttemptId, HeldPhase> = hello.held.iter().copied().collect();
+        let ours = self.held_by(instance);
+        for (id, _) in ours.iter().filter(|(id, _)| !held.contains_key(id)) {
+            if same_boot {
+                self.give_back(turn, *id, String::new());
+            } else {
+                self.give_up(turn, *id, "its worker's machine was restarted while it may have run");
+            }
+        }
+        let current: BTreeMap<AttemptId, Option<u32>> = ours.into_iter().collect();
+        let mut stops = Vec::new();
+        let verdicts = held
+            .iter()
+            .map(|(id, phase)| {
+                let verdict = match (current.get(id), phase) {
+                    (Some(_), HeldPhase::Ended) => Verdict::Report,
+                    (Some(cancel), HeldPhase::Accepted | HeldPhase::Running) => {
+                        stops.extend(cancel.map(|grace_ms| (*id, grace_ms)));
+                        Verdict::GoOn
+                    }
+                    (None, HeldPhase::Ended) if awaits_late(*id, facts) => Verdict::Report,
+                    (None, HeldPhase::Ended) => Verdict::Forget,
+                    (None, HeldPhase::Accepted | HeldPhase::Running) => Verdict::Stop,
+                };
+                (*id, verdict)
+            })
+            .collect();
+        turn.send(session, ToWorker::Welcome(verdicts));
+        for (attempt, grace_ms) in stops {
+            turn.send(session, ToWorker::Stop { attempt, grace_ms });
+        }
+        for (id, _) in held.iter().filter(|(id, _)| current.contains_key(id)) {
+            self.on_running(turn, session, instance, *id, None);
+        }
+    }
+
+    fn refuses(&self, hello: &Hello) -> Option<Refused> {
+        let namesake = self.fleet.iter().find(|worker| {
+            worker.who.name == hello.worker.name
+                && worker.who.instance != hello.worker.instance
+                && worker.session().is_some()
+        });
+        if namesake.is_some() {
+            return Some(Refused::NameInUse(hello.worker.name.clone()));
+        }
+        let known = self.fleet.get(&hello.worker.instance)?;
+        (known.session().is_some() && known.boot_id != hello.boot_id).then_some(Refused::Clone)
+    }
+
+    pub(super) fn on_gone(&mut self, turn: &mut Turn, session: SessionId) {
+        let Some(worker) = self.fleet.by_session(session) else { return };
+        let instance = worker.who.instance.clone();
+        if worker.leaving && worker.held.is_empty() {
+            self.fleet.forget(&instance);
+            return turn.change(Change::ForgetWorker(instance));
+        }
+        let now = turn.now.mono_ms;
+        self.fleet.change(&instance, |worker| worker.link = Link::Down { since_mono_ms: now });
+        self.timers.set(now + self.config.lost_after_ms, Timer::Away(instance));
+    }
+
+    pub(super) fn on_steer(&mut self, turn: &mut Turn, reply: ReplyId, name: String, steer: Steer) {
+        let Some(worker) = self.fleet.by_name(&name) else {
+            return turn.reply(reply, Reply::Refused(Refused::UnknownWorker(name)));
+        };
+        let instance = worker.who.instance.clone();
+        let changed = self.fleet.change(&instance, |worker| {
+            match steer {
+                Steer::Drain => worker.draining = true,
+                Steer::Resume => {
+                    worker.draining = false;
+                    worker.set_aside = None;
+                    worker.launch_failures = 0;
+                }
+            }
+            (worker.row(), worker.view())
+        });
+        if let Some((row, view)) = changed {
+            turn.change(Change::Worker(row));
+            turn.reply(reply, Reply::Worker(Box::new(view)));
+        }
+    }
+
+    pub(super) fn on_timer(&mut self, turn: &mut Turn, timer: Timer) {
+        match timer {
+            Timer::Offer(id) => self.on_offer_timer(turn, id),
+            Timer::Away(instance) => self.on_away_timer(turn, &instance),
+            Timer::Unpause(instance) => {
+                let now = turn.now.mono_ms;
+                self.fleet.change(&instance, |worker| {
+                    if worker.paused_until_mono_ms.is_some_and(|until| until <= now) {
+                        worker.paused_until_mono_ms = None;
+                    }
+                });
+            }
+        }
+    }
+
+    /// A worker that leaves an offer unanswered while it is connected does not work as it should: its next
+    /// hello tells what became of the offer.
+    fn on_offer_timer(&mut self, turn: &mut Turn, id: AttemptId) {
+        let Some(active) = self.batches.get(&id.batch).and_then(|live| live.active(id.task, id.attempt))
+        else {
+            return;
+        };
+        if active.start_ms.is_some() || active.result.is_some() {
+            return;
+        }
+        let worker = self.fleet.get(&active.worker.instance);
+        if let Some(session) = worker.and_then(super::fleet::Worker::session) {
+            turn.output(Output::Close(session, format!("the offer of {id} was not answered in time")));
+        }
+    }
+
+    fn on_away_timer(&mut self, turn: &mut Turn, instance: &InstanceId) {
+        let Some(worker) = self.fleet.get(instance) else { return };
+        let now = turn.now.mono_ms;
+        match worker.link {
+            Link::Up(_) => {}
+            Link::Down { since_mono_ms } => {
+                let patience = self.config.lost_after_ms;
+                if now < since_mono_ms + patience {
+                    return;
+                }
+                let message = format!("worker {} was away for {} s", worker.who.name, patience / 1000);
+                for (id, _) in self.held_by(instance) {
+                    self.give_up(turn, id, &message);
+                }
+                self.fleet.change(instance, |worker| {
+                    worker.link = Link::Lost { since_mono_ms: now };
+                });
+                turn.change(Change::ForgetWorker(instance.clone()));
+                self.timers.set(now + self.config.forget_after_ms, Timer::Away(instance.clone()));
+            }
+            Link::Lost { since_mono_ms } => {
+                if now >= since_mono_ms + self.config.forget_after_ms {
+                    self.fleet.forget(instance);
+                }
+            }
+        }
+    }
+}
+
+/// The attempt was given up, and how it ended is still wanted.
+fn awaits_late(id: AttemptId, facts: &Facts) -> bool {
+    facts.attempts.get(&id).is_some_and(|row| {
+        !row.late
+            && row.exit_code.is_none()
+            && row.signal.is_none()
+            && matches!(row.failure, None | Some(FailureReason::WorkerCrashed))
+    })
+}

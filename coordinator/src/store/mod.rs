@@ -1,0 +1,130 @@
+//! The store in domain verbs: load what is unfinished, read facts, commit a group of changes, page through
+//! the rest.
+//!
+//! It decides nothing and knows no rules; the machine's changes are written as they are.
+
+use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
+
+use crate::core::{
+    event::Change,
+    model::{
+        AttemptRow, BatchHead, BatchState, LoadedBatch, RequestRecord, Revision, TaskKey, TaskState,
+        WorkerRow,
+    },
+    plan::TaskSpec,
+};
+
+/// What went wrong in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk or the database failed. Nothing that followed the last commit is durable: stop.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// What is stored cannot be understood.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// Another coordinator uses the data.
+    #[error("{0} is in use by another coordinator; stop it, or give this one a --data-dir of its own")]
+    InUse(String),
+    /// The data was written by a newer version.
+    #[error(
+        "the data is of schema {found}, newer than this program's {known}; use a newer muster-coordinator"
+    )]
+    TooNew {
+        /// What the data says.
+        found: i64,
+        /// What this program knows.
+        known: i64,
+    },
+    /// The database library lacks a fix that durability depends on.
+    #[error("the bundled SQLite {0} is too old to be trusted with acknowledged work (3.51.3 at least)")]
+    OldLibrary(String),
+}
+
+/// The writing side. Owned by the engine, used from its thread only.
+pub trait Store: Send {
+    /// The life of this store.
+    fn life(&self) -> LifeId;
+    /// Every batch that has not ended, oldest first.
+    fn load_unfinished(&mut self) -> Result<Vec<LoadedBatch>, Error>;
+    /// The workers that are remembered.
+    fn load_workers(&mut self) -> Result<Vec<WorkerRow>, Error>;
+    /// One batch, ended or not.
+    fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error>;
+    /// What is remembered of a request id.
+    fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error>;
+    /// The row of an ended attempt.
+    fn find_attempt(&mut self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error>;
+    /// The specs of tasks, in the order asked for; a missing one is `Corrupt`.
+    fn specs(&mut self, keys: &[TaskKey]) -> Result<Vec<TaskSpec>, Error>;
+    /// The encrypted key of a batch.
+    fn secret(&mut self, batch: BatchId) -> Result<Option<Vec<u8>>, Error>;
+    /// Writes the changes in one transaction; durable when it returns.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), Error>;
+}
+
+/// A batch as readers get it.
+#[derive(Clone, Debug)]
+pub struct BatchView {
+    /// The fixed part.
+    pub head: BatchHead,
+    /// The part that changes.
+    pub state: BatchState,
+}
+
+/// A task as readers get it.
+#[derive(Clone, Debug)]
+pub struct TaskView {
+    /// Which.
+    pub index: TaskIndex,
+    /// Its parameters.
+    pub spec: TaskSpec,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Results of earlier attempts that came late.
+    pub late: Vec<AttemptRow>,
+}
+
+/// A piece of a batch's tasks, read in one snapshot with the batch itself.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The batch in the same snapshot.
+    pub batch: BatchView,
+    /// The tasks of this page.
+    pub tasks: Vec<TaskView>,
+    /// There are more after the last of them.
+    pub more: bool,
+}
+
+/// Bounds of a page: it ends at whichever comes first (but has one task at least, if there is one).
+#[derive(Clone, Copy, Debug)]
+pub struct PageBounds {
+    /// So many tasks.
+    pub tasks: usize,
+    /// So many bytes of specs, about.
+    pub bytes: usize,
+}
+
+/// The reading side: sees what is committed, never the machine's memory. Blocking; shared by threads.
+pub trait Reader: Send + Sync {
+    /// The life of this store.
+    fn life(&self) -> LifeId;
+    /// One batch.
+    fn batch(&self, batch: BatchId) -> Result<Option<BatchView>, Error>;
+    /// Batches older than `before` (all when `None`), newest first.
+    fn batches(&self, before: Option<BatchId>, limit: usize) -> Result<Vec<BatchView>, Error>;
+    /// Tasks after index `after` (0: from the first), by index. `None`: no such batch.
+    fn tasks(&self, batch: BatchId, after: u32, bounds: PageBounds) -> Result<Option<Page>, Error>;
+    /// Tasks whose last change is newer than `after` and that come after `cursor` in the order of
+    /// (revision, index), in that order. `None`: no such batch.
+    fn changed(
+        &self,
+        batch: BatchId,
+        after: (Revision, u32),
+        bounds: PageBounds,
+    ) -> Result<Option<Page>, Error>;
+    /// One task. `None`: no such batch or task.
+    fn task(&self, batch: BatchId, index: TaskIndex) -> Result<Option<TaskView>, Error>;
+    /// The row of an ended attempt.
+    fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error>;
+}
