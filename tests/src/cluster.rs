@@ -304,6 +304,11 @@ impl WorkerProcess {
         &self.options.name
     }
 
+    /// The process id of its network half.
+    pub fn pid(&self) -> i32 {
+        self.child.id().expect("the process runs") as i32
+    }
+
     /// How it was started.
     pub fn options(&self) -> &WorkerOptions {
         &self.options

@@ -107,3 +107,17 @@ pub fn write_whole(path: &Path, text: &str) {
     fs::write(&draft, text).expect("the probe folder can be written");
     fs::rename(&draft, path).expect("the probe folder can be written");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_the_same_however_long_it_is() {
+        let long = flood(10_000);
+        assert_eq!(long.len(), 10_000);
+        for len in [0, 1, 11, 4096, 9_999] {
+            assert!(flood(len) == long[..len]);
+        }
+    }
+}

@@ -87,3 +87,34 @@ async fn accept(
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cut_ends_connections_and_a_restore_lets_new_ones_through() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(server.local_addr().unwrap()).await;
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = server.accept().await {
+                let _ = socket.write_all(b"hello").await;
+                // Open until the other side goes.
+                let _ = socket.read_to_end(&mut Vec::new()).await;
+            }
+        });
+        let mut bytes = Vec::new();
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        client.read_exact(&mut [0; 5]).await.unwrap();
+        proxy.cut();
+        assert!(matches!(client.read_to_end(&mut bytes).await, Ok(0) | Err(_)), "the connection has ended");
+        let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(matches!(refused.read_to_end(&mut bytes).await, Ok(0) | Err(_)), "nothing comes through");
+        proxy.restore();
+        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
+        again.read_exact(&mut [0; 5]).await.unwrap();
+        assert_eq!(proxy.passed(), 2);
+    }
+}

@@ -113,6 +113,31 @@ async fn an_interrupted_run_cancels_and_exits_130() {
     eventually("no process is left", SOON, || async { processes_of(&data).is_empty().then_some(()) }).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_must_not_start_say_why() {
+    let cluster = Cluster::start().await;
+    let _worker = cluster.worker(WorkerOptions::new("taken", 1)).await;
+    let end = async |program: &str, args: &[&str]| {
+        let mut command = cluster.command(program, "refused");
+        let output = command.args(args).stderr(std::process::Stdio::piped()).output();
+        let output = tokio::time::timeout(SOON, output).await.expect("it ends at once").unwrap();
+        assert!(!output.status.success(), "{program} {args:?}: {output:?}");
+        text(&output.stderr)
+    };
+    let (data, other) = (cluster.data_dir(), cluster.dir().join("other"));
+    let (data, other) = (data.to_str().unwrap(), other.to_str().unwrap());
+    let second = end("muster-coordinator", &["--listen", "127.0.0.1:0", "--data-dir", data]).await;
+    assert!(second.contains(data), "a second coordinator on the same data: {second}");
+    let open = end("muster-coordinator", &["--listen", "0.0.0.0:0", "--data-dir", other]).await;
+    assert!(open.contains("--insecure"), "another address than loopback: {open}");
+    let url = format!("http://{}", cluster.address());
+    let args = ["--coordinator", &url, "--dispatch", "true", "--name", "taken", "--work-dir", other];
+    let namesake = end("muster-worker", &args).await;
+    assert!(namesake.contains("taken") && namesake.contains("--name"), "a used name: {namesake}");
+    let zero = end("muster-coordinator", &["--data-dir", other, "--system-max-tasks", "0"]).await;
+    assert!(zero.contains("system-max-tasks"), "{zero}");
+}
+
 fn find(folder: &std::path::Path, extension: &str, found: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();

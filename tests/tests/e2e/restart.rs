@@ -1,10 +1,14 @@
 //! Kills and cuts in mid-batch: nothing is lost, nothing runs twice, watches and logs go on where they were.
 
-use muster_proto::v1::{SchedulerStatus, TaskStatus};
+use muster_proto::v1::{FailureReason, SchedulerStatus, TaskStatus};
 use muster_tests::{
-    Cluster, ClusterOptions, Proxy, WatchLog, WorkerOptions,
+    Cluster, ClusterOptions, Proxy, WatchLog, WorkerOptions, eventually,
     probe::{flood, stamp_stem},
-    read_log, wait_for,
+    processes_of, read_log, wait_for,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::{LATER, SOON};
@@ -163,4 +167,34 @@ async fn a_killed_network_half_leaves_its_tasks_running() {
     assert!(watch.tasks.values().all(|task| task.status() == TaskStatus::Completed && task.attempt == 1));
     assert_eq!(cluster.runs().len(), 3, "nothing lost, nothing run twice");
     assert_gated_logs(&cluster, &batch.batch_id, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_runner_ends_its_tasks_as_crashed_and_is_replaced() {
+    let cluster = Cluster::start().await;
+    let worker = cluster.worker(WorkerOptions::new("solo", 1)).await;
+    let batch = cluster.submit(&["say begun;touch up;wait never", "say second"], 1).await;
+    wait_for(&cluster.probe_dir().join("up")).await;
+    let own = std::fs::canonicalize(muster_tests::bin("muster-worker")).unwrap();
+    let is_worker = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == own);
+    let runners: Vec<i32> = processes_of(&cluster.work_dir("solo"))
+        .into_iter()
+        .filter(|&pid| is_worker(&pid) && pid != worker.pid())
+        .collect();
+    assert_eq!(runners.len(), 1, "one runner a worker: {runners:?}");
+    kill(Pid::from_raw(runners[0]), Signal::SIGKILL).unwrap();
+    let mut watch = WatchLog::new(&batch.batch_id);
+    watch.follow_to_end(&cluster, SOON).await;
+    let crashed = &watch.tasks[&1];
+    assert_eq!(
+        (crashed.status(), crashed.failure_reason()),
+        (TaskStatus::Failed, FailureReason::WorkerCrashed)
+    );
+    assert_eq!(watch.tasks[&2].status(), TaskStatus::Completed, "the worker goes on: {:?}", watch.tasks[&2]);
+    let orphan = format!("/proc/{}", cluster.runs()[0].pid);
+    eventually("the crashed task's program is ended", SOON, || async {
+        (!std::path::Path::new(&orphan).exists()).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.runs().len(), 2, "nothing runs again unasked");
 }
