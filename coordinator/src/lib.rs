@@ -2,8 +2,19 @@
 //!
 //! Modules in the order in which a submitted task meets them. Only `core` decides anything; it is pure.
 
+pub mod config;
+mod coordinator;
 pub mod core;
 pub mod engine;
+mod grpc;
+pub mod logs;
+mod policy_file;
 pub mod secrets;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod watch;
+
+pub use config::Config;
+pub use coordinator::{Coordinator, EXIT_STORAGE_FAILED, Failure, Running, StartError};
+pub use grpc::Error as ServerError;

@@ -3,7 +3,7 @@
 //! An attempt ends only when its result is in and its output is stored. What is not about the current attempt
 //! is recorded as late and changes nothing.
 
-use muster_proto::{AttemptId, TaskIndex};
+use muster_proto::AttemptId;
 
 use super::{
     event::{Change, Ended, Facts, FromWorker, Outcome, Output, SessionId, Started, ToWorker},
@@ -388,13 +388,6 @@ impl Machine {
                 self.end_task(turn, id, None, TaskStatus::Failed, failure, message.into(), true);
             }
         }
-    }
-
-    /// Whether a waiting result of that task is in; for tests and for who asks why a task has not ended.
-    pub fn has_result(&self, batch: muster_proto::BatchId, task: TaskIndex) -> bool {
-        self.batches.get(&batch).is_some_and(|live| {
-            live.actives().any(|(index, active)| index == task && active.result.is_some())
-        })
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Turn {
     pub(super) now: Now,
     pub(super) effects: Effects,
     /// Batches that changed: each got one new revision.
-    touched: BTreeSet<BatchId>,
+    pub(super) touched: BTreeSet<BatchId>,
 }
 
 impl Turn {
@@ -280,6 +280,7 @@ impl Machine {
         }
         remember(turn, submit.request, id);
         turn.reply(reply, Reply::Batch(id, 1));
+        // Untouched, so the turn does not do it: its first revision is written already.
         self.note_ready(id);
     }
 
@@ -394,7 +395,6 @@ impl Machine {
         }
         remember(turn, retry.request, id);
         turn.reply(reply, Reply::Batch(id, revision));
-        self.note_ready(id);
     }
 }
 

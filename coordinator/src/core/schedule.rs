@@ -15,6 +15,9 @@ const MAX_OFFERS_A_TURN: usize = 1_000;
 
 impl Machine {
     pub(super) fn schedule(&mut self, turn: &mut Turn) {
+        for batch in &turn.touched {
+            self.note_ready(*batch);
+        }
         let mut left = MAX_OFFERS_A_TURN;
         self.offers_left = false;
         let ready: Vec<_> = self.ready.iter().copied().collect();

@@ -3,6 +3,8 @@
 //!
 //! It decides nothing and knows no rules; the machine's changes are written as they are.
 
+pub mod sqlite;
+
 use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
 
 use crate::core::{
@@ -36,6 +38,11 @@ pub enum Error {
         /// What this program knows.
         known: i64,
     },
+    /// The data would lie where locks and shared memory cannot be relied on.
+    #[error(
+        "{0} is on a network file system, where acknowledged work is not safe; choose a --data-dir on a local disk"
+    )]
+    Network(String),
     /// The database library lacks a fix that durability depends on.
     #[error("the bundled SQLite {0} is too old to be trusted with acknowledged work (3.51.3 at least)")]
     OldLibrary(String),

@@ -1,0 +1,101 @@
+//! How long to wait for a coordinator that went away: growing pauses, bounded in all.
+
+use std::time::{Duration, Instant};
+
+use crate::{Context, error::Error};
+
+/// Bounds of the waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The first pause; each further one is twice as long.
+    pub first: Duration,
+    /// The longest pause.
+    pub longest: Duration,
+    /// Give up after so long without an answer.
+    pub give_up: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(5),
+            give_up: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Patience {
+    /// The pause before the `n`th try again, counted from 0.
+    fn pause(&self, n: u32) -> Duration {
+        self.first.saturating_mul(1u32.checked_shl(n).unwrap_or(u32::MAX)).min(self.longest)
+    }
+}
+
+/// The time without an answer, from the first failure to the next success.
+#[derive(Debug, Default)]
+pub struct Outage {
+    since: Option<Instant>,
+    tries: u32,
+}
+
+impl Outage {
+    /// Waits before the next try, saying so on the first one. Fails once the patience is used up.
+    pub async fn wait(&mut self, context: &Context, why: &str) -> Result<(), Error> {
+        let patience = context.patience;
+        let since = *self.since.get_or_insert_with(|| {
+            let seconds = patience.give_up.as_secs();
+            context.io.say(&format!(
+                "the coordinator at {} went away ({}); trying again for {seconds} s",
+                context.url,
+                crate::sanitize::one_line(why)
+            ));
+            Instant::now()
+        });
+        if since.elapsed() >= patience.give_up {
+            let seconds = since.elapsed().as_secs();
+            return Err(Error::GaveUp { url: context.url.clone(), seconds });
+        }
+        tokio::time::sleep(jittered(patience.pause(self.tries))).await;
+        self.tries = self.tries.saturating_add(1);
+        Ok(())
+    }
+
+    /// An answer came.
+    pub fn over(&mut self, context: &Context) {
+        if self.since.take().is_some() {
+            context.io.say("the coordinator is back");
+        }
+        self.tries = 0;
+    }
+}
+
+/// Between three quarters of the pause and all of it, so that many watchers do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without random numbers the pause is just not spread.
+    let _ = getrandom::fill(&mut byte);
+    pause - pause / 4 * u32::from(byte[0]) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let patience = Patience::default();
+        let pauses: Vec<_> = (0..7).map(|n| patience.pause(n).as_millis()).collect();
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(patience.pause(u32::MAX), patience.longest);
+    }
+
+    #[test]
+    fn jitter_stays_within_a_quarter() {
+        let pause = Duration::from_secs(4);
+        for _ in 0..100 {
+            let jittered = jittered(pause);
+            assert!(jittered <= pause && jittered >= pause / 4 * 3);
+        }
+    }
+}

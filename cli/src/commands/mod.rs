@@ -1,0 +1,43 @@
+//! The commands, one file each: arguments, the call, what is printed.
+
+pub mod cancel;
+pub mod drain;
+pub mod limits;
+pub mod list;
+pub mod logs;
+pub mod resume;
+pub mod retry;
+pub mod run;
+pub mod status;
+pub mod submit;
+pub mod watch;
+pub mod workers;
+
+use crate::{
+    Context,
+    args::Command,
+    error::{Error, Exit},
+};
+
+/// Runs one command.
+pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error> {
+    match command {
+        Command::Run(args) => run::run(args, context).await,
+        Command::Submit(args) => submit::run(args, context).await,
+        Command::Status(args) => status::run(args, context).await,
+        Command::Watch(args) => watch::run(args, context).await,
+        Command::Logs(args) => logs::run(args, context).await,
+        Command::Cancel(args) => cancel::run(args, context).await,
+        Command::Retry(args) => retry::run(args, context).await,
+        Command::List(args) => list::run(args, context).await,
+        Command::Workers(args) => workers::run(args, context).await,
+        Command::Drain(args) => drain::run(args, context).await,
+        Command::Resume(args) => resume::run(args, context).await,
+        Command::Limits(args) => limits::run(args, context).await,
+    }
+}
+
+/// Reads a task's number for clap: counted from 1.
+fn task_index() -> clap::builder::RangedI64ValueParser<i32> {
+    clap::value_parser!(i32).range(1..)
+}

@@ -1,0 +1,297 @@
+//! `muster run`: a batch from beginning to end on this machine, with nothing else to start.
+
+pub mod data_dir;
+pub mod drive;
+pub mod embed;
+pub mod outputs;
+pub mod printer;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use muster_proto::v1::{Batch, TaskStatus};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    Context,
+    args::{OutputArgs, PayloadArgs},
+    client::Client,
+    commands::{list::Batches, submit::submit},
+    error::{Error, Exit},
+    follow::{Follower, has_ended},
+    output::{Format, print_batch},
+    sanitize::one_line,
+};
+use drive::{cancel_all, drive};
+use embed::{CoordinatorOptions, Embedded, WorkerOptions};
+use printer::Printer;
+
+/// How long an abandoned batch may take to end before the new one is submitted anyway.
+const ABANDON_TIME: Duration = Duration::from_secs(30);
+/// Interrupts that wait; further ones say nothing new.
+const QUEUED_INTERRUPTS: usize = 4;
+
+/// What `run` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The data (and the outputs, under worker/outputs) stay in ./muster-runs/<date>-<time>-<id>.
+Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them at once.
+
+Examples:
+  muster run batch.json --dispatch ./dispatch
+  echo '[\"a cat\", \"a dog\"]' | muster run - --dispatch 'python3 dispatch.py' --concurrency 2
+  muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
+
+Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130 interrupted."
+)]
+pub struct RunArgs {
+    /// File with the batch as JSON: an array of tasks, or an object with tasks and concurrency; - for standard input
+    #[arg(required_unless_present = "resume")]
+    pub file: Option<String>,
+    #[command(flatten)]
+    /// The payload.
+    pub payload: PayloadArgs,
+    /// Program that runs a task, split into words as a shell would (no shell runs)
+    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch")]
+    pub dispatch: String,
+    /// How many tasks this machine runs at once [default: the cores]
+    #[arg(long, env = "MUSTER_SLOTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub slots: Option<u32>,
+    /// Where to keep the data [default: a new folder in ./muster-runs]
+    #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Go on with the unfinished batch in --data-dir instead of submitting
+    #[arg(long, requires = "data_dir", conflicts_with = "abandon")]
+    pub resume: bool,
+    /// Cancel the unfinished batch in --data-dir, then submit
+    #[arg(long, requires = "data_dir")]
+    pub abandon: bool,
+    #[command(flatten)]
+    /// How to print.
+    pub output: OutputArgs,
+}
+
+/// Runs the batch.
+pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
+    // Everything that can be refused without starting anything comes first.
+    let request = match &args.file {
+        Some(file) if !args.resume => Some(args.payload.request(file)?),
+        Some(_) | None => None,
+    };
+    let mut interrupts = interrupts()?;
+    let data_dir = match &args.data_dir {
+        Some(path) => data_dir::given(path)?,
+        None => data_dir::new_run()?,
+    };
+    context.io.say(&format!("data in {}", one_line(&data_dir.display().to_string())));
+    let mut embedded = Embedded::start(CoordinatorOptions { data_dir: data_dir.clone() }).await?;
+    let context = Context { url: embedded.url().to_owned(), ..context.clone() };
+    let worker = WorkerOptions {
+        dispatch: args.dispatch.clone(),
+        slots: args.slots,
+        work_dir: data_dir.join("worker"),
+    };
+    let outcome = run_with(&args, request, &context, &mut embedded, worker, &mut interrupts).await;
+    embedded.shutdown().await;
+    if let Err(Error::Embedded(_) | Error::GaveUp { .. } | Error::Unreachable { .. }) = &outcome {
+        let folder = one_line(&data_dir.display().to_string());
+        context
+            .io
+            .say(&format!("what was stored is kept; go on with: muster run --data-dir {folder} --resume"));
+    }
+    outcome
+}
+
+async fn run_with(
+    args: &RunArgs,
+    request: Option<muster_proto::v1::SubmitBatchRequest>,
+    context: &Context,
+    embedded: &mut Embedded,
+    worker: WorkerOptions,
+    interrupts: &mut mpsc::Receiver<()>,
+) -> Result<Exit, Error> {
+    let client = Client::new(context)?;
+    let unfinished = unfinished(&client).await?;
+    decide(args, &unfinished)?;
+    let Some(request) = request else {
+        embedded.start_worker(worker).await?;
+        let mut exit = Exit::Completed;
+        for batch in &unfinished {
+            let this = follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await?;
+            if exit == Exit::Completed {
+                exit = this;
+            }
+        }
+        return Ok(exit);
+    };
+    if request.validate_only {
+        let batch = submit(&client, &request).await?;
+        context.io.say("the batch is valid; nothing was run");
+        print_batch(&client, &batch, args.output.format()).await?;
+        return Ok(Exit::Completed);
+    }
+    if unfinished.is_empty() {
+        // Refusals come before a worker is started.
+        let batch = submit(&client, &request).await?;
+        embedded.start_worker(worker).await?;
+        return follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await;
+    }
+    // What the worker still holds of the abandoned batch is ended by it.
+    for batch in &unfinished {
+        cancel_all(&client, &batch.batch_id, true).await?;
+    }
+    embedded.start_worker(worker).await?;
+    for batch in &unfinished {
+        wait_for_end(&client, &batch.batch_id).await?;
+    }
+    let batch = submit(&client, &request).await?;
+    follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await
+}
+
+/// Nothing spends money unasked: an unfinished batch in the folder needs a word from the user.
+fn decide(args: &RunArgs, unfinished: &[Batch]) -> Result<(), Error> {
+    let folder = args.data_dir.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    match unfinished.first() {
+        Some(batch) if !args.resume && !args.abandon => Err(Error::Usage(format!(
+            "{folder} holds the unfinished batch {}; add --resume to go on with it, or --abandon to cancel it first",
+            batch.batch_id
+        ))),
+        None if args.resume => Err(Error::Usage(format!(
+            "{folder} holds no unfinished batch to resume; leave --resume out to submit a new one"
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn unfinished(client: &Client) -> Result<Vec<Batch>, Error> {
+    let mut found = Vec::new();
+    let mut batches = Batches::new(client, 0);
+    while let Some(page) = batches.next().await? {
+        found.extend(page.into_iter().filter(|batch| !has_ended(batch.scheduler_status())));
+    }
+    // Oldest first, as they were submitted.
+    found.reverse();
+    Ok(found)
+}
+
+async fn wait_for_end(client: &Client, batch_id: &str) -> Result<(), Error> {
+    let mut follower = Follower::new(client, batch_id, true);
+    let end = async {
+        while follower.next().await?.is_some() {}
+        Ok(())
+    };
+    match tokio::time::timeout(ABANDON_TIME, end).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            client.context().io.say(&format!("batch {} is still ending", one_line(batch_id)));
+            Ok(())
+        }
+    }
+}
+
+async fn follow_to_end(
+    args: &RunArgs,
+    client: &Client,
+    batch_id: &str,
+    embedded: &mut Embedded,
+    interrupts: &mut mpsc::Receiver<()>,
+) -> Result<Exit, Error> {
+    let io = &client.context().io;
+    let format = args.output.format();
+    let printer = Printer::start(io.clone());
+    let print = printer.sender();
+    let outcome = tokio::select! {
+        outcome = drive(client, batch_id, &print, interrupts, format == Format::Table) => outcome,
+        error = embedded.worker_failed() => Err(error),
+    };
+    drop(print);
+    printer.finish().await;
+    let outcome = outcome?;
+    let written = finish(client, batch_id, format, &outcome.summary).await;
+    match written {
+        // The reader went away; the batch came out as it did.
+        Ok(()) | Err(Error::ClosedPipe) => Ok(outcome.exit),
+        Err(error) => Err(error),
+    }
+}
+
+/// The summary, and the output files that exist.
+async fn finish(client: &Client, batch_id: &str, format: Format, summary: &[String]) -> Result<(), Error> {
+    let io = &client.context().io;
+    let batch = client.batch(batch_id).await?;
+    if format != Format::Table {
+        summary.iter().for_each(|line| io.say(line));
+        return print_batch(client, &batch, format).await;
+    }
+    summary.iter().try_for_each(|line| io.line(line))?;
+    let mut pages = client.tasks_of(&batch);
+    while let Some(tasks) = pages.next().await? {
+        for task in tasks.iter().filter(|task| task.status() == TaskStatus::Completed) {
+            for path in outputs::existing(&task.output_path) {
+                io.line(&format!("  task {} output: {}", task.index, one_line(&path.display().to_string())))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ctrl-C and SIGTERM as messages.
+fn interrupts() -> Result<mpsc::Receiver<()>, Error> {
+    let failed = |source| Error::Write { what: "signal handler".to_owned(), source };
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let (sender, receiver) = mpsc::channel(QUEUED_INTERRUPTS);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(()) = interrupt.recv() => {}
+                Some(()) = terminate.recv() => {}
+                else => return,
+            }
+            // A full queue says the same already.
+            let _ = sender.try_send(());
+        }
+    });
+    Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn parse(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        let words = ["muster", "run"].iter().chain(line);
+        match Cli::try_parse_from(words)?.command {
+            Command::Run(args) => Ok(args),
+            _ => panic!("run"),
+        }
+    }
+
+    #[test]
+    fn an_unfinished_batch_needs_a_word() {
+        let left = [Batch { batch_id: "b1".to_owned(), ..Batch::default() }];
+        let args = parse(&["f", "--data-dir", "d"]).unwrap();
+        let Err(Error::Usage(text)) = decide(&args, &left) else { panic!("refused") };
+        assert!(text.contains("--resume") && text.contains("--abandon") && text.contains("b1"), "{text}");
+        assert!(decide(&args, &[]).is_ok());
+        for flag in ["--resume", "--abandon"] {
+            assert!(decide(&parse(&["f", "--data-dir", "d", flag]).unwrap(), &left).is_ok());
+        }
+        let resume = parse(&["--data-dir", "d", "--resume"]).unwrap();
+        assert!(matches!(decide(&resume, &[]), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn resume_and_abandon_need_a_folder_and_exclude_each_other() {
+        assert!(parse(&["f", "--resume"]).is_err());
+        assert!(parse(&["f", "--abandon"]).is_err());
+        assert!(parse(&["f", "--data-dir", "d", "--resume", "--abandon"]).is_err());
+        assert!(parse(&[]).is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! `muster submit`: hands a batch to the coordinator.
+
+use clap::{Args, builder::FalseyValueParser};
+use muster_proto::v1::{Batch, SubmitBatchRequest};
+
+use crate::{
+    Context,
+    args::{OutputArgs, PayloadArgs},
+    client::Client,
+    commands::watch::watch,
+    error::{Error, Exit},
+    output::{Format, print_batch},
+    progress::{command, headline, no_worker_hint},
+    sanitize::one_line,
+};
+
+/// What `submit` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "The batch's id goes to standard output, everything else to standard error.
+
+Examples:
+  muster submit batch.json
+  echo '[\"a cat\", {\"prompt\": \"a dog\", \"model\": \"o2-t2i\"}]' | muster submit - --watch
+  muster submit batch.json --validate-only
+  id=$(muster submit batch.json) && muster watch \"$id\"")]
+pub struct SubmitArgs {
+    /// File with the batch as JSON: an array of tasks, or an object with tasks and concurrency; - for standard input
+    pub file: String,
+    #[command(flatten)]
+    /// The payload.
+    pub payload: PayloadArgs,
+    /// Follow the batch until it has ended
+    #[arg(long, env = "MUSTER_WATCH", value_parser = FalseyValueParser::new())]
+    pub watch: bool,
+    #[command(flatten)]
+    /// How to print.
+    pub output: OutputArgs,
+}
+
+/// Submits, and watches if asked to.
+pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
+    let client = Client::new(context)?;
+    let request = args.payload.request(&args.file)?;
+    let batch = submit(&client, &request).await?;
+    if request.validate_only {
+        context.io.say("the batch is valid; nothing was stored");
+        print_batch(&client, &batch, args.output.format()).await?;
+        return Ok(Exit::Completed);
+    }
+    context.io.say(&headline(&batch));
+    if args.watch {
+        if args.output.output.is_none() {
+            context.io.line(&one_line(&batch.batch_id))?;
+        }
+        return watch(&client, &batch.batch_id, args.output.format(), true).await;
+    }
+    match args.output.output {
+        None | Some(Format::Table) => context.io.line(&one_line(&batch.batch_id))?,
+        Some(format) => print_batch(&client, &batch, format).await?,
+    }
+    if let Some(hint) = no_worker_hint(&batch, &context.url) {
+        context.io.say(&hint);
+    }
+    context
+        .io
+        .say(&format!("follow it with: {}", command(&context.url, &format!("watch {}", batch.batch_id))));
+    Ok(Exit::Completed)
+}
+
+/// Submits, again with the same request id while the coordinator is away.
+pub async fn submit(client: &Client, request: &SubmitBatchRequest) -> Result<Batch, Error> {
+    let io = &client.context().io;
+    if !request.validate_only {
+        io.set_interrupt_hint(Some(format!(
+            "the batch may have been stored; submit it again with --request-id {} to be sure that it is there once",
+            one_line(&request.request_id)
+        )));
+    }
+    let outcome = client
+        .call_repeatedly(|| {
+            let mut batches = client.batches();
+            let request = request.clone();
+            async move { batches.submit_batch(request).await }
+        })
+        .await;
+    io.set_interrupt_hint(None);
+    client.required(outcome?.batch)
+}

@@ -1,0 +1,92 @@
+//! `muster watch`: follows a batch until it has ended.
+
+use clap::Args;
+use muster_proto::v1::WatchBatchResponse;
+
+use crate::{
+    Context,
+    args::OutputArgs,
+    client::Client,
+    error::{Error, Exit},
+    follow::Follower,
+    io::Io,
+    output::{Format, json, print_batch, print_line},
+    progress::{Line, Progress, command},
+};
+
+/// What `watch` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints one line per change of a task, and a summary. Goes on by itself when the coordinator
+is restarted; gives up after a minute without it (exit code 3). Interrupting ends the watching, not the batch.
+
+With --output jsonl each change is one line of JSON; with json or seed-json the lines go to standard error and
+the batch, once it has ended, to standard output.
+
+Exit codes: 0 all tasks completed; 1 some did not."
+)]
+pub struct WatchArgs {
+    /// The batch
+    pub batch: String,
+    #[command(flatten)]
+    /// How to print.
+    pub output: OutputArgs,
+}
+
+/// Follows the batch.
+pub async fn run(args: WatchArgs, context: &Context) -> Result<Exit, Error> {
+    let client = Client::new(context)?;
+    watch(&client, &args.batch, args.output.format(), false).await
+}
+
+/// Follows a batch to its end. `known`: the coordinator has just answered, so it is worth waiting for.
+pub async fn watch(client: &Client, batch_id: &str, format: Format, known: bool) -> Result<Exit, Error> {
+    let context = client.context();
+    let later = command(&context.url, &format!("watch {batch_id}"));
+    context.io.set_interrupt_hint(Some(format!("the batch goes on; watch it again with: {later}")));
+    match watch_to_end(client, batch_id, format, known).await {
+        // Exit code 0 would claim that all tasks have completed.
+        Err(Error::ClosedPipe) => Ok(Exit::NotAllCompleted),
+        outcome => outcome,
+    }
+}
+
+async fn watch_to_end(client: &Client, batch_id: &str, format: Format, known: bool) -> Result<Exit, Error> {
+    let context = client.context();
+    let mut follower = Follower::new(client, batch_id, known);
+    let mut progress = Progress::new(&context.url, true);
+    while let Some(message) = follower.next().await? {
+        print_changes(&context.io, &mut progress, &message, format)?;
+    }
+    for line in progress.summary(true) {
+        match format {
+            Format::Table => context.io.line(&line)?,
+            Format::Json | Format::Jsonl | Format::SeedJson => context.io.say(&line),
+        }
+    }
+    if matches!(format, Format::Json | Format::SeedJson) {
+        let batch = client.batch(batch_id).await?;
+        print_batch(client, &batch, format).await?;
+    }
+    Ok(if progress.all_completed() { Exit::Completed } else { Exit::NotAllCompleted })
+}
+
+fn print_changes(
+    io: &Io,
+    progress: &mut Progress,
+    message: &WatchBatchResponse,
+    format: Format,
+) -> Result<(), Error> {
+    let mut changes = String::new();
+    for line in progress.observe(message) {
+        match (line, format) {
+            (Line::Talk(text), _) | (Line::Change(text), Format::Json | Format::SeedJson) => io.say(&text),
+            (Line::Change(text), Format::Table) => changes.push_str(&(text + "\n")),
+            (Line::Change(_), Format::Jsonl) => {}
+        }
+    }
+    if format == Format::Jsonl {
+        return print_line(io, &json::watch(message));
+    }
+    if changes.is_empty() { Ok(()) } else { io.write(changes.as_bytes()) }
+}

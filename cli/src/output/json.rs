@@ -1,0 +1,229 @@
+//! The API's messages as JSON, the way protobuf writes it: field names as in the API, enum values by their
+//! full names, times as RFC 3339, 64-bit numbers as strings. Every field is there, also where it is empty; what
+//! is absent is null. Pure.
+
+use muster_proto::v1::{
+    Batch, FailureReason, GetPolicyResponse, LateResult, SchedulerStatus, Task, TaskCounts, TaskStatus,
+    WatchBatchResponse, Worker, WorkerStatus,
+};
+use prost_types::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::output::words::rfc3339;
+
+/// A batch with the tasks that it holds.
+pub fn batch(batch: &Batch) -> Value {
+    json!({
+        "batch_id": batch.batch_id,
+        "mode": batch.mode,
+        "version": batch.version,
+        "task_count": batch.task_count,
+        "requested_concurrency": batch.requested_concurrency,
+        "effective_concurrency": batch.effective_concurrency,
+        "configured_max_concurrency": batch.configured_max_concurrency,
+        "configured_max_tasks": batch.configured_max_tasks,
+        "scheduler_status": name(batch.scheduler_status, |n| SchedulerStatus::try_from(n).ok().map(|s| s.as_str_name())),
+        "create_time": time(batch.create_time.as_ref()),
+        "start_time": time(batch.start_time.as_ref()),
+        "end_time": time(batch.end_time.as_ref()),
+        "reply_markdown": batch.reply_markdown,
+        "revision": batch.revision.to_string(),
+        "counts": batch.counts.as_ref().map_or(Value::Null, counts),
+        "tasks": batch.tasks.iter().map(task).collect::<Vec<_>>(),
+        "tasks_omitted": batch.tasks_omitted,
+        "available_workers": batch.available_workers,
+        "cancel_requested": batch.cancel_requested,
+        "cancel_reason": batch.cancel_reason,
+    })
+}
+
+/// A task.
+pub fn task(task: &Task) -> Value {
+    let mut fields = seed_fields(task);
+    let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
+    put("status", name(task.status, |n| TaskStatus::try_from(n).ok().map(|s| s.as_str_name())));
+    put("exit_code", json!(task.exit_code));
+    put(
+        "failure_reason",
+        name(task.failure_reason, |n| FailureReason::try_from(n).ok().map(|s| s.as_str_name())),
+    );
+    put("failure_message", json!(task.failure_message));
+    put("pid", json!(task.pid));
+    put("attempt", json!(task.attempt));
+    put("worker_id", json!(task.worker_id));
+    put("signal", json!(task.signal));
+    put("start_time", time(task.start_time.as_ref()));
+    put("end_time", time(task.end_time.as_ref()));
+    put("log_bytes", json!(task.log_bytes.to_string()));
+    put("cancel_requested", json!(task.cancel_requested));
+    put("revision", json!(task.revision.to_string()));
+    put("end_confirmed", json!(task.end_confirmed));
+    put("discarded_log_bytes", json!(task.discarded_log_bytes.to_string()));
+    put("late_results", json!(task.late_results.iter().map(late_result).collect::<Vec<_>>()));
+    Value::Object(fields)
+}
+
+/// The fields of a task that the API and the seed write alike.
+pub(super) fn seed_fields(task: &Task) -> Map<String, Value> {
+    let pairs = [
+        ("index", json!(task.index)),
+        ("label", json!(task.label)),
+        ("model", json!(task.model)),
+        ("display_name", json!(task.display_name)),
+        ("log_path", json!(task.log_path)),
+        ("output_path", json!(task.output_path)),
+        ("prompt", json!(task.prompt)),
+        ("image", json!(task.image)),
+        ("audio", json!(task.audio)),
+        ("video", json!(task.video)),
+        ("aspect_ratio", json!(task.aspect_ratio)),
+        ("resolution", json!(task.resolution)),
+        ("steps", json!(task.steps)),
+        ("duration", json!(task.duration)),
+        ("seed", json!(task.seed)),
+        ("random_seed", json!(task.random_seed)),
+        ("model_name", json!(task.model_name)),
+        ("width", json!(task.width)),
+        ("height", json!(task.height)),
+        ("param", json!(task.param)),
+        ("sync", json!(task.sync)),
+        ("run_mode", json!(task.run_mode)),
+        ("command_preview", json!(task.command_preview)),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// How many tasks are in each state.
+pub fn counts(counts: &TaskCounts) -> Value {
+    json!({
+        "queued": counts.queued,
+        "running": counts.running,
+        "completed": counts.completed,
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+    })
+}
+
+/// A result that came too late.
+pub fn late_result(result: &LateResult) -> Value {
+    json!({
+        "attempt": result.attempt,
+        "exit_code": result.exit_code,
+        "signal": result.signal,
+        "receive_time": time(result.receive_time.as_ref()),
+    })
+}
+
+/// A worker.
+pub fn worker(worker: &Worker) -> Value {
+    json!({
+        "worker_id": worker.worker_id,
+        "status": name(worker.status, |n| WorkerStatus::try_from(n).ok().map(|s| s.as_str_name())),
+        "status_message": worker.status_message,
+        "slots": worker.slots,
+        "held": worker.held,
+        "labels": worker.labels,
+        "version": worker.version,
+        "last_seen_time": time(worker.last_seen_time.as_ref()),
+    })
+}
+
+/// The limits.
+pub fn policy(policy: &GetPolicyResponse) -> Value {
+    json!({
+        "max_concurrency": policy.max_concurrency,
+        "max_tasks": policy.max_tasks,
+        "system_max_concurrency": policy.system_max_concurrency,
+        "system_max_tasks": policy.system_max_tasks,
+    })
+}
+
+/// A message of a watch.
+pub fn watch(message: &WatchBatchResponse) -> Value {
+    json!({
+        "life_id": message.life_id,
+        "revision": message.revision.to_string(),
+        "batch": message.batch.as_ref().map_or(Value::Null, batch),
+        "tasks": message.tasks.iter().map(task).collect::<Vec<_>>(),
+    })
+}
+
+/// JSON text with the control characters escaped that JSON itself would let through (DEL and C1), so that it is
+/// safe on a terminal. They can stand only inside strings, so the document stays the same.
+pub fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
+            character => out.push(character),
+        }
+    }
+    out
+}
+
+/// A value of a newer API that has no name here is shown as its number, as protobuf does.
+fn name(number: i32, name_of: impl Fn(i32) -> Option<&'static str>) -> Value {
+    name_of(number).map_or_else(|| json!(number), |name| json!(name))
+}
+
+fn time(time: Option<&Timestamp>) -> Value {
+    time.and_then(rfc3339).map_or(Value::Null, Value::String)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message;
+
+    use super::*;
+
+    fn fields_of(message: &str) -> BTreeSet<String> {
+        let set = prost_types::FileDescriptorSet::decode(muster_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let messages = set.file.iter().flat_map(|file| &file.message_type);
+        let found = messages.into_iter().find(|m| m.name() == message).unwrap();
+        found.field.iter().map(|field| field.name().to_owned()).collect()
+    }
+
+    fn keys(value: &Value) -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn every_field_of_the_api_is_there_under_its_name() {
+        assert_eq!(keys(&batch(&Batch::default())), fields_of("Batch"));
+        assert_eq!(keys(&task(&Task::default())), fields_of("Task"));
+        assert_eq!(keys(&counts(&TaskCounts::default())), fields_of("TaskCounts"));
+        assert_eq!(keys(&late_result(&LateResult::default())), fields_of("LateResult"));
+        assert_eq!(keys(&worker(&Worker::default())), fields_of("Worker"));
+        assert_eq!(keys(&policy(&GetPolicyResponse::default())), fields_of("GetPolicyResponse"));
+        assert_eq!(keys(&watch(&WatchBatchResponse::default())), fields_of("WatchBatchResponse"));
+    }
+
+    #[test]
+    fn values_are_written_as_protobuf_writes_them() {
+        let message = Task {
+            status: TaskStatus::Failed.into(),
+            failure_reason: FailureReason::WorkerCrashed.into(),
+            log_bytes: 1 << 60,
+            start_time: Some(Timestamp { seconds: 0, nanos: 0 }),
+            ..Task::default()
+        };
+        let value = task(&message);
+        assert_eq!(value["status"], "TASK_STATUS_FAILED");
+        assert_eq!(value["failure_reason"], "FAILURE_REASON_WORKER_CRASHED");
+        assert_eq!(value["log_bytes"], "1152921504606846976");
+        assert_eq!(value["start_time"], "1970-01-01T00:00:00Z");
+        assert_eq!(value["end_time"], Value::Null);
+        assert_eq!(value["exit_code"], Value::Null);
+        assert_eq!(task(&Task { status: 99, ..Task::default() })["status"], 99);
+    }
+
+    #[test]
+    fn no_control_character_is_left_and_the_document_is_the_same() {
+        let value = json!({"prompt": "a\u{1b}[2J\u{9b}31m\u{7f}\n"});
+        let text = safe(&value.to_string());
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+}

@@ -1,0 +1,9 @@
+//! The command against a fake coordinator; what needs a real one is tested end to end elsewhere.
+
+// Helpers of tests stand outside the functions that clippy knows as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod commands;
+mod drive;
+mod process;
+mod support;

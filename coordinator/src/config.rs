@@ -1,0 +1,208 @@
+//! What a coordinator is started with, and the command line that says it.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgAction, Parser, ValueEnum, builder::FalseyValueParser, value_parser};
+
+use crate::core::policy::SystemLimits;
+
+/// Where a coordinator listens when nothing is said.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
+
+/// What a coordinator is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Listening beyond this machine is wanted, though calls are neither encrypted nor authenticated.
+    pub insecure: bool,
+    /// Where everything is kept; made where it is missing. Only one coordinator may use it.
+    pub data_dir: PathBuf,
+    /// The file with the configured limits, read at each submission.
+    pub config_file: Option<PathBuf>,
+    /// A catalogue instead of the built-in one, read at the start.
+    pub catalog_file: Option<PathBuf>,
+    /// Limits that no approval lifts.
+    pub system: SystemLimits,
+    /// The file with the key that API keys are encrypted under; beside the data directory when `None`, so
+    /// that a copy of the data alone gives no key away.
+    pub secrets_key_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// A coordinator on this machine only, on a free port, with everything else as it is by default.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            insecure: false,
+            data_dir: data_dir.into(),
+            config_file: None,
+            catalog_file: None,
+            system: SystemLimits::default(),
+            secrets_key_file: None,
+        }
+    }
+
+    /// The file that holds the key for API keys: `<data-dir>.key` unless another was given.
+    pub fn key_file(&self) -> PathBuf {
+        if let Some(file) = &self.secrets_key_file {
+            return file.clone();
+        }
+        beside(&self.data_dir)
+    }
+}
+
+/// `/var/lib/muster` gives `/var/lib/muster.key`. A directory without a name of its own (`.`, `..`, `/`) is
+/// known by the name that it has in truth.
+fn beside(dir: &Path) -> PathBuf {
+    let whole = match dir.file_name() {
+        Some(_) => dir.to_owned(),
+        None => dir.canonicalize().unwrap_or_else(|_| dir.to_owned()),
+    };
+    let mut name = whole.file_name().unwrap_or_else(|| "muster".as_ref()).to_owned();
+    name.push(".key");
+    whole.with_file_name(name)
+}
+
+/// How log lines are written to standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The coordinator of Muster: holds batches, enforces limits, hands tasks to workers.
+///
+/// Exit codes: 0 after SIGTERM or SIGINT; 1 when it cannot start; 2 for a command line that cannot be read; 74
+/// when the disk failed and nothing more may be acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "muster-coordinator", version)]
+pub struct Args {
+    /// Address to listen on; port 0 picks a free one.
+    #[arg(long, env = "MUSTER_LISTEN", value_name = "HOST:PORT", default_value = DEFAULT_LISTEN,
+        value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// Allow to listen beyond this machine, without encryption or authentication.
+    #[arg(long, env = "MUSTER_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub insecure: bool,
+
+    /// Directory where everything is kept; made where it is missing.
+    #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// File with the configured limits (`batch.max_concurrency`, `batch.max_tasks`), read at each submission.
+    #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Catalogue of models instead of the built-in one.
+    #[arg(long, env = "MUSTER_CATALOG", value_name = "FILE")]
+    pub catalog: Option<PathBuf>,
+
+    /// Tasks of one batch that may run at once at most, whatever is approved.
+    #[arg(long, env = "MUSTER_SYSTEM_MAX_CONCURRENCY", value_name = "N",
+        default_value_t = SystemLimits::default().max_concurrency, value_parser = value_parser!(u32).range(1..))]
+    pub system_max_concurrency: u32,
+
+    /// Tasks that one batch may have at most, whatever is approved.
+    #[arg(long, env = "MUSTER_SYSTEM_MAX_TASKS", value_name = "N",
+        default_value_t = SystemLimits::default().max_tasks, value_parser = value_parser!(u32).range(1..))]
+    pub system_max_tasks: u32,
+
+    /// Where models' contracts are fetched for a prefill.
+    #[arg(
+        long,
+        env = "MUSTER_CONTRACT_BASE_URL",
+        value_name = "URL",
+        default_value = "https://api.bizyair.cn"
+    )]
+    pub contract_base_url: String,
+
+    /// File with the key that API keys are encrypted under, made at the first start. Keep it apart from copies
+    /// of the data. [default: the data directory's name with .key added, beside it]
+    #[arg(long, env = "MUSTER_SECRETS_KEY_FILE", value_name = "FILE")]
+    pub secrets_key_file: Option<PathBuf>,
+
+    /// How log lines are written to standard error.
+    #[arg(long, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Which log lines are written: error, warn, info, debug, trace, or a filter such as `info,h2=warn`.
+    #[arg(long, env = "MUSTER_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+impl Args {
+    /// What the coordinator is to be started with.
+    pub fn config(&self) -> Config {
+        Config {
+            listen: self.listen,
+            insecure: self.insecure,
+            data_dir: self.data_dir.clone(),
+            config_file: self.config.clone(),
+            catalog_file: self.catalog.clone(),
+            system: SystemLimits {
+                max_concurrency: self.system_max_concurrency,
+                max_tasks: self.system_max_tasks,
+            },
+            secrets_key_file: self.secrets_key_file.clone(),
+        }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let resolved =
+        text.to_socket_addrs().map_err(|error| format!("{error}; give an address and a port"))?.next();
+    resolved.ok_or_else(|| "the host has no address".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(more: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(["muster-coordinator", "--data-dir", "/data"].iter().chain(more))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = args(&[]).unwrap().config();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7070");
+        assert_eq!((config.system.max_concurrency, config.system.max_tasks), (5, 10));
+        assert!(!config.insecure);
+        assert_eq!(config.key_file(), PathBuf::from("/data.key"));
+    }
+
+    #[test]
+    fn limits_begin_at_one() {
+        assert!(args(&["--system-max-concurrency", "0"]).is_err());
+        assert!(args(&["--system-max-tasks", "-1"]).is_err());
+        assert!(args(&["--system-max-tasks", "1000000"]).is_ok());
+    }
+
+    #[test]
+    fn the_key_file_is_outside_the_data_directory() {
+        for (dir, key) in
+            [("a/b", "a/b.key"), ("a/b/", "a/b.key"), ("data.d", "data.d.key"), ("/", "/muster.key")]
+        {
+            assert_eq!(Config::new(dir).key_file(), PathBuf::from(key), "{dir}");
+        }
+        let here = std::env::current_dir().unwrap();
+        assert!(!Config::new(".").key_file().starts_with(here));
+        let mut config = Config::new("a");
+        config.secrets_key_file = Some("/k".into());
+        assert_eq!(config.key_file(), PathBuf::from("/k"));
+    }
+}

@@ -1,0 +1,318 @@
+//! A coordinator from start to end: opens what it needs, in the order of need, and stops in the reverse.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use muster_proto::{AttemptId, BatchId};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    core::{catalog, machine},
+    engine::{self, LogOffsets, Unseal, handle::Handle},
+    grpc::{
+        self, Edge, Health, accept,
+        context::{Context, Parts},
+    },
+    logs::{self, Logs},
+    policy_file::PolicyFile,
+    secrets::{Keyring, KeyringError, Secret},
+    store::{self, Reader, sqlite::SqliteStore},
+    watch::Hub,
+};
+
+/// Exit code of a process whose coordinator stopped because it could no longer store what it acknowledges.
+pub const EXIT_STORAGE_FAILED: u8 = 74;
+
+/// How long peers may take to end their connections at a stop, and the engine its last group.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Folder of the logs in the data directory.
+const LOGS_DIR: &str = "logs";
+
+/// Why a coordinator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It would have been open to everyone.
+    #[error(
+        "{0} can be reached from other machines, and calls are neither encrypted nor authenticated: whoever \
+         reaches it can run tasks; listen on 127.0.0.1 (the default) behind a tunnel, or give --insecure if the \
+         network is trusted"
+    )]
+    NotLoopback(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file or folder cannot be read or made.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The catalogue is not valid.
+    #[error("{path}: {source}")]
+    Catalog {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: catalog::Error,
+    },
+    /// The key file is not usable.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The logs cannot be used.
+    #[error("the logs cannot be opened: {0}")]
+    Logs(#[from] logs::Error),
+    /// The server cannot be built.
+    #[error(transparent)]
+    Server(#[from] grpc::Error),
+    /// A thread that opens files has died.
+    #[error("the start was cut short: {0}")]
+    CutShort(String),
+}
+
+/// Why a coordinator stopped by itself. What it had acknowledged is stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The store failed.
+    #[error("{0}; nothing more is acknowledged, so the coordinator stops")]
+    Store(#[from] store::Error),
+    /// Output could not be stored.
+    #[error("{0}; nothing more is acknowledged, so the coordinator stops")]
+    Logs(String),
+    /// The engine has died without a word, which is a defect.
+    #[error("the engine has stopped unexpectedly; its last log lines say why")]
+    Engine,
+    /// The server could not go on.
+    #[error(transparent)]
+    Server(#[from] grpc::Error),
+}
+
+/// Starts coordinators.
+pub struct Coordinator;
+
+impl Coordinator {
+    /// Opens data and address, and serves. What was acknowledged before a crash is there again.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        if !config.listen.ip().is_loopback() && !config.insecure {
+            return Err(StartError::NotLoopback(config.listen));
+        }
+        let listen = config.listen;
+        let (engine, inbox) = engine::channel();
+        let on_stored = engine.clone();
+        let opened = spawn_blocking(move || open(config, on_stored)).await;
+        let opened = opened.map_err(|error| StartError::CutShort(error.to_string()))??;
+        let failed = |source| StartError::Listen { address: listen, source };
+        let listener = accept::listen(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        run(opened, engine, inbox, listener, address).await
+    }
+}
+
+struct Opened {
+    store: SqliteStore,
+    reader: Arc<dyn Reader>,
+    logs: Logs,
+    keyring: Arc<Keyring>,
+    catalog: catalog::Catalog,
+    policy: PolicyFile,
+}
+
+/// Opens everything on disk. Blocks.
+fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
+    let catalog = match &config.catalog_file {
+        None => catalog::Catalog::builtin(),
+        Some(path) => {
+            let text =
+                fs::read_to_string(path).map_err(|source| StartError::File { path: path.clone(), source })?;
+            catalog::Catalog::parse(&text)
+                .map_err(|source| StartError::Catalog { path: path.clone(), source })?
+        }
+    };
+    let dir = &config.data_dir;
+    fs::create_dir_all(dir).map_err(|source| StartError::File { path: dir.clone(), source })?;
+    // The store's lock first: everything else is this coordinator's alone then.
+    let (store, reader) = SqliteStore::open(dir)?;
+    let keyring = Arc::new(Keyring::open(&config.key_file())?);
+    let on_stored = move |attempt, offset| {
+        // An engine that has stopped reads offsets anew at its next start.
+        let _ = engine.log_stored_blocking(attempt, offset);
+    };
+    let logs = Logs::open(&dir.join(LOGS_DIR), logs::Options::default(), on_stored)?;
+    for damage in logs.damage() {
+        tracing::error!(
+            segment = %damage.segment.display(), from = damage.from, to = damage.to,
+            "stored output is damaged; readers are told where"
+        );
+    }
+    let policy = PolicyFile::new(config.config_file.clone(), config.system);
+    let in_force = policy.read();
+    tracing::info!(
+        max_concurrency = in_force.max_concurrency,
+        max_tasks = in_force.max_tasks,
+        system_max_concurrency = config.system.max_concurrency,
+        system_max_tasks = config.system.max_tasks,
+        "limits in force"
+    );
+    Ok(Opened { store, reader: Arc::new(reader), logs, keyring, catalog, policy })
+}
+
+async fn run(
+    opened: Opened,
+    engine: Handle,
+    inbox: engine::Inbox,
+    listener: TcpListener,
+    address: SocketAddr,
+) -> Result<Running, StartError> {
+    let Opened { store, reader, logs, keyring, catalog, policy } = opened;
+    let hub = Hub::default();
+    let parts = engine::Parts {
+        store: Box::new(store),
+        logs: Box::new(Offsets(logs.clone())),
+        keys: Box::new(Keys(Arc::clone(&keyring))),
+        hub: hub.clone(),
+        machine: machine::Config::default(),
+    };
+    let spawned = spawn_blocking(move || engine::spawn(inbox, parts)).await;
+    let engine_stopped = spawned.map_err(|error| StartError::CutShort(error.to_string()))??;
+    let stopping = CancellationToken::new();
+    let context = Context::new(Parts {
+        engine: engine.clone(),
+        reader,
+        logs: logs.clone(),
+        hub,
+        keyring,
+        catalog: Arc::new(catalog),
+        policy: Arc::new(policy),
+        stopping: stopping.clone(),
+    });
+    let edge = Edge::new(context)?;
+    let health = edge.health.clone();
+    health.set(true).await;
+    let server = tokio::spawn(edge.serve(listener));
+    let supervisor = Supervisor { stopping: stopping.clone(), engine, engine_stopped, logs, health, server };
+    Ok(Running { address, stopping, end: tokio::spawn(supervisor.supervise()) })
+}
+
+/// A coordinator that runs. Dropping it leaves it running.
+pub struct Running {
+    address: SocketAddr,
+    stopping: CancellationToken,
+    end: JoinHandle<Result<(), Failure>>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has stopped: `Ok` after a stop that was asked for, else why. May be dropped and called
+    /// again until it has returned once.
+    pub async fn wait(&mut self) -> Result<(), Failure> {
+        (&mut self.end).await.unwrap_or(Err(Failure::Engine))
+    }
+
+    /// Stops it: health NOT_SERVING, streams ended with UNAVAILABLE, the group in flight committed, connections
+    /// drained for at most 10 s.
+    pub async fn shutdown(mut self) -> Result<(), Failure> {
+        self.stopping.cancel();
+        self.wait().await
+    }
+
+    /// Asks it to stop, without waiting.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+}
+
+/// Watches over the parts and stops them all when one fails or a stop is asked for.
+struct Supervisor {
+    stopping: CancellationToken,
+    engine: Handle,
+    engine_stopped: engine::Stopped,
+    logs: Logs,
+    health: Health,
+    server: JoinHandle<Result<(), grpc::Error>>,
+}
+
+impl Supervisor {
+    async fn supervise(mut self) -> Result<(), Failure> {
+        let mut engine_ended = false;
+        let mut server_ended = false;
+        let failure = tokio::select! {
+            () = self.stopping.cancelled() => None,
+            stopped = &mut self.engine_stopped => {
+                engine_ended = true;
+                Some(match stopped {
+                    Ok(Err(error)) => Failure::Store(error),
+                    Ok(Ok(())) | Err(_) => Failure::Engine,
+                })
+            }
+            why = self.logs.failed() => Some(Failure::Logs(why)),
+            served = &mut self.server => {
+                server_ended = true;
+                served.ok().and_then(Result::err).map(Failure::Server)
+            }
+        };
+        if let Some(failure) = &failure {
+            tracing::error!("{failure}");
+        }
+        self.health.set(false).await;
+        // Streams end themselves, nothing new is let in, connections are told to go.
+        self.stopping.cancel();
+        let mut result = failure.map_or(Ok(()), Err);
+        if !engine_ended {
+            let stop = async {
+                self.engine.shut_down().await;
+                (&mut self.engine_stopped).await
+            };
+            match timeout(STOP_WITHIN, stop).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => result = result.and(Err(Failure::Store(error))),
+                Ok(Err(_)) => result = result.and(Err(Failure::Engine)),
+                Err(_) => {
+                    tracing::warn!("the engine has not stopped within {STOP_WITHIN:?}; it is left behind")
+                }
+            }
+        }
+        if !server_ended && timeout(STOP_WITHIN, &mut self.server).await.is_err() {
+            tracing::warn!("some connections have not ended within {STOP_WITHIN:?}; they are cut");
+            self.server.abort();
+        }
+        let logs = self.logs.clone();
+        // What is queued is written; the log writer's own failure was reported before.
+        let _ = timeout(STOP_WITHIN, spawn_blocking(move || logs.close())).await;
+        tracing::info!("stopped");
+        result
+    }
+}
+
+struct Offsets(Logs);
+
+impl LogOffsets for Offsets {
+    fn stored(&self, attempt: AttemptId) -> u64 {
+        self.0.stored(attempt)
+    }
+}
+
+struct Keys(Arc<Keyring>);
+
+impl Unseal for Keys {
+    fn unseal(&self, batch: BatchId, sealed: &[u8]) -> Result<Secret, String> {
+        self.0.unseal(batch, sealed).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,124 @@
+//! What every service works with, and the one way of reading the store from async code.
+
+use std::sync::Arc;
+
+use muster_proto::{AttemptId, LifeId, v1};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    core::{catalog::Catalog, model::TaskStatus},
+    engine::handle::Handle,
+    logs::Logs,
+    policy_file::PolicyFile,
+    secrets::Keyring,
+    store::{self, BatchView, Reader, TaskView},
+    watch::Hub,
+};
+
+use super::{convert, status};
+
+/// Reads of the store at once; more wait in line, so that watchers cannot take every blocking thread.
+const READS_AT_ONCE: usize = 32;
+/// Plannings of a submitted batch at once: each may hold a few times the largest request.
+const PLANS_AT_ONCE: usize = 4;
+
+/// What every service works with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) engine: Handle,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) logs: Logs,
+    pub(crate) hub: Hub,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) policy: Arc<PolicyFile>,
+    /// Cancelled when the coordinator begins to stop: streams end themselves.
+    pub(crate) stopping: CancellationToken,
+    pub(crate) life: LifeId,
+    reads: Arc<Semaphore>,
+    plans: Arc<Semaphore>,
+}
+
+/// What a [`Context`] is made of.
+pub(crate) struct Parts {
+    pub(crate) engine: Handle,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) logs: Logs,
+    pub(crate) hub: Hub,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) policy: Arc<PolicyFile>,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Context {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { engine, reader, logs, hub, keyring, catalog, policy, stopping } = parts;
+        let life = reader.life();
+        Self {
+            engine,
+            reader,
+            logs,
+            hub,
+            keyring,
+            catalog,
+            policy,
+            stopping,
+            life,
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            plans: Arc::new(Semaphore::new(PLANS_AT_ONCE)),
+        }
+    }
+
+    /// Reads the store on a blocking thread.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Reader) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let reader = Arc::clone(&self.reader);
+        blocking(&self.reads, move || read(reader.as_ref())).await?.map_err(|error| status::store(&error))
+    }
+
+    /// Does what takes long to compute on a blocking thread.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.plans, work).await
+    }
+
+    /// A batch as users see it, without tasks.
+    pub(crate) fn batch(&self, view: &BatchView) -> v1::Batch {
+        convert::batch::batch(view, self.engine.available_workers())
+    }
+
+    /// A task as users see it. Of one that runs, the row does not know how much output is stored by now.
+    pub(crate) fn task(&self, batch: &BatchView, view: &TaskView) -> v1::Task {
+        let mut task = convert::task::task(view);
+        if view.state.status == TaskStatus::Running {
+            let attempt = AttemptId {
+                life: self.life,
+                batch: batch.head.id,
+                task: view.index,
+                attempt: view.state.attempt,
+            };
+            task.log_bytes = convert::bytes(self.logs.stored(attempt));
+        }
+        task
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    // The semaphore is never closed; if it were, there would be no bound to keep.
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    let done = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    });
+    done.await.map_err(|error| status::internal("a request could not be worked on", &error))
+}

@@ -1,0 +1,425 @@
+//! Output of tasks: append-only segments that many attempts share, written and synced by a thread of their
+//! own, never inside a commit of the store.
+//!
+//! What is queued is bounded in bytes, and a caller waits while there is no room. A group is written with one
+//! sync; then the durable offsets grow, subscribers see it, and `on_stored` is called once for each attempt in
+//! the group. A segment is sealed at 64 MiB; a crash can tear the end of the last one only, which is cut at
+//! the next start.
+//!
+//! Every record carries a checksum that is verified at each reading, and for the last segment at the start
+//! as well. What is found damaged is never returned and hides nothing else: a reader is told where output
+//! goes on (`Error::Damaged`), and the durable offset stays behind the last good record.
+//!
+//! Memory: about 130 bytes for each attempt that ever had output, 32 more for each sealed segment in which it
+//! has some, 16 for each record of the active segment (a record has up to 64 KiB, a trickle fewer); at most
+//! 16 MiB in the queue and a group of 4 MiB. A start reads the sealed segments' index files and the last
+//! segment. One file is open besides those being read.
+//!
+//! What this does not do: limit how much an attempt may store, decide when a task has ended, or delete.
+
+mod index;
+mod record;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use muster_proto::AttemptId;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use self::{
+    index::{Index, Place},
+    record::{Extent, HEADER, MAX_OUTPUT},
+    segment::{Opened, Sealed},
+    writer::{Chunk, Writer},
+};
+
+/// One reading returns so many bytes at most, whatever is asked for.
+pub const MAX_READ: usize = 1 << 20;
+
+/// What a chunk takes of the queue besides its bytes, so that tiny ones are bounded too.
+const CHUNK_ROOM: usize = 128;
+/// So many subscriptions are held before the first look for dead ones.
+const SWEEP_AT: usize = 64;
+
+/// Sizes. The defaults are meant for every deployment; tests use smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// A segment of this length is sealed; at most 1 GiB.
+    pub segment_bytes: u64,
+    /// Bytes that wait to be written at most.
+    pub queue_bytes: usize,
+    /// A group is closed once it has so many bytes.
+    pub group_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, queue_bytes: 16 << 20, group_bytes: 4 << 20 }
+    }
+}
+
+impl Options {
+    fn clamped(self) -> Self {
+        Self {
+            segment_bytes: self.segment_bytes.clamp(1, 1 << 30),
+            queue_bytes: self.queue_bytes.clamp(1, 1 << 28),
+            group_bytes: self.group_bytes.clamp(1, 1 << 28),
+        }
+    }
+
+    /// Bytes of a segment that one group can take: its chunks passed through the queue, each with its share of
+    /// headers, and the last one may be as big as the queue.
+    const fn group_on_disk(&self) -> usize {
+        let bytes = self.group_bytes + self.queue_bytes;
+        bytes + bytes / MAX_OUTPUT * HEADER + HEADER
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Output before this chunk is missing: send it again from `expected`.
+    #[error("output is missing before this chunk; send from offset {expected}")]
+    Gap {
+        /// Offset up to which output is stored or on its way.
+        expected: u64,
+    },
+    /// These bytes of an attempt's output were stored, and the disk no longer has them. Read on from `to`.
+    #[error("the stored output is damaged from byte {from} to byte {to}")]
+    Damaged {
+        /// The first byte that is lost.
+        from: u64,
+        /// The first byte that is not.
+        to: u64,
+    },
+    /// The coordinator is stopping.
+    #[error("output is no longer taken; the coordinator is stopping")]
+    Closed,
+    /// Output could not be stored. Nothing further is: stop the coordinator.
+    #[error("output could not be stored: {0}")]
+    Failed(String),
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Written by a newer version.
+    #[error("{0} was written by a newer version; use a newer muster-coordinator")]
+    Newer(PathBuf),
+}
+
+/// A part of a segment that holds no records any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which segment.
+    pub segment: PathBuf,
+    /// Its first damaged byte.
+    pub from: u64,
+    /// The first byte after the damage.
+    pub to: u64,
+}
+
+/// The output of all attempts. Cheap to clone; dropping the last clone writes what is queued and waits for it.
+#[derive(Clone)]
+pub struct Logs {
+    shared: Arc<Shared>,
+    thread: Arc<WriterThread>,
+}
+
+impl Logs {
+    /// Opens the folder, or makes it. `on_stored` is called by the writing thread after each sync, once for
+    /// each attempt in the group, with the offset up to which its output is durable; it may block (which makes
+    /// groups bigger), but must not own a clone of this.
+    pub fn open(
+        dir: &Path,
+        options: Options,
+        on_stored: impl Fn(AttemptId, u64) + Send + 'static,
+    ) -> Result<Self, Error> {
+        let options = options.clamped();
+        let Opened { index, active, damage } = segment::open(dir, &options)?;
+        let (sender, queue) = mpsc::unbounded_channel();
+        let state = State {
+            index,
+            subscribers: HashMap::new(),
+            sweep_at: SWEEP_AT,
+            // Unbounded in number, and bounded by `room`.
+            queue: Some(sender),
+            active: Arc::new(active.file),
+        };
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            options,
+            damage,
+            room: Semaphore::new(options.queue_bytes),
+            failed: watch::Sender::new(None),
+            state: Mutex::new(state),
+        });
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            queue,
+            number: active.number,
+            length: active.length,
+            on_stored,
+            done: false,
+        };
+        let handle = thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(segment::failed(dir))?;
+        let thread = WriterThread { shared: Arc::clone(&shared), handle: Mutex::new(Some(handle)) };
+        Ok(Self { shared, thread: Arc::new(thread) })
+    }
+
+    /// Queues output of an attempt that begins at `offset`; waits while the queue is full. What is stored or
+    /// queued already is passed over, so sending again is harmless. It is durable once `stored` has reached its
+    /// end. Chunks of one attempt must be handed in one after the other. A dropped call has queued all or nothing.
+    pub async fn append(&self, attempt: AttemptId, offset: u64, data: Bytes) -> Result<(), Error> {
+        let room = (data.len() + CHUNK_ROOM).min(self.shared.options.queue_bytes) as u32;
+        let permit = self.shared.room.acquire_many(room).await.map_err(|_| self.shared.why_closed())?;
+        let mut data = data;
+        let mut state = self.shared.state();
+        let expected = state.index.queued(attempt);
+        let Some(known) = expected.checked_sub(offset) else { return Err(Error::Gap { expected }) };
+        data.advance(usize::try_from(known).map_or(data.len(), |known| known.min(data.len())));
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = expected + data.len() as u64;
+        let sent = state
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.send(Chunk { attempt, offset: expected, data, room }).is_ok());
+        if sent {
+            state.index.set_queued(attempt, end);
+            // Given back by the writer.
+            permit.forget();
+            return Ok(());
+        }
+        drop(state);
+        Err(self.shared.why_closed())
+    }
+
+    /// Offset up to which an attempt's output is durable; 0 when nothing is known of it.
+    pub fn stored(&self, attempt: AttemptId) -> u64 {
+        self.shared.state().index.stored(attempt)
+    }
+
+    /// Follows the durable offset of an attempt, which need not have any output yet. Ends (`changed` fails) when
+    /// the logs are closed or have failed.
+    pub fn subscribe(&self, attempt: AttemptId) -> watch::Receiver<u64> {
+        let state = &mut *self.shared.state();
+        let stored = state.index.stored(attempt);
+        if state.queue.is_none() {
+            return watch::Sender::new(stored).subscribe();
+        }
+        if state.subscribers.len() >= state.sweep_at {
+            state.subscribers.retain(|_, sender| sender.receiver_count() > 0);
+            state.sweep_at = SWEEP_AT.max(2 * state.subscribers.len());
+        }
+        state.subscribers.entry(attempt).or_insert_with(|| watch::Sender::new(stored)).subscribe()
+    }
+
+    /// Durable output of an attempt from `offset` on: at most `max` bytes and `MAX_READ`, empty at the end.
+    /// What precedes damage is returned first; then the call that begins there says where output goes on.
+    pub async fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> Result<Bytes, Error> {
+        if max == 0 || self.shared.state().index.find(attempt, offset) == Place::End {
+            return Ok(Bytes::new());
+        }
+        let shared = Arc::clone(&self.shared);
+        let read = move || shared.read(attempt, offset, max.min(MAX_READ));
+        tokio::task::spawn_blocking(read).await.map_err(|_| Error::Closed)?
+    }
+
+    /// What was found damaged when the folder was opened.
+    pub fn damage(&self) -> &[Damage] {
+        &self.shared.damage
+    }
+
+    /// Returns once output can no longer be stored, saying why: the coordinator must stop then. Never returns
+    /// otherwise.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.shared.failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes nothing more, writes and syncs what is queued, and waits for that. Blocks.
+    pub fn close(&self) {
+        self.thread.join();
+    }
+}
+
+struct Shared {
+    dir: PathBuf,
+    options: Options,
+    damage: Vec<Damage>,
+    /// Bytes that may still be queued.
+    room: Semaphore,
+    failed: watch::Sender<Option<String>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    index: Index,
+    subscribers: HashMap<AttemptId, watch::Sender<u64>>,
+    sweep_at: usize,
+    /// `None` once nothing more is taken.
+    queue: Option<mpsc::UnboundedSender<Chunk>>,
+    active: Arc<File>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active_file(&self) -> Arc<File> {
+        Arc::clone(&self.state().active)
+    }
+
+    fn lines(&self) -> Vec<(AttemptId, Extent)> {
+        self.state().index.lines()
+    }
+
+    /// From now on the segment is read through its index file, and this file is the active one.
+    fn seal(&self, number: u32, lines: &[(AttemptId, Extent)], next: File) {
+        let mut state = self.state();
+        state.index.seal(number, lines);
+        state.active = Arc::new(next);
+    }
+
+    /// These records are durable. Returns the new offset of each attempt.
+    fn publish(&self, records: &[(AttemptId, Extent)]) -> Vec<(AttemptId, u64)> {
+        let state = &mut *self.state();
+        let mut stored = Vec::new();
+        for group in records.chunk_by(|left, right| left.0 == right.0) {
+            for &(attempt, extent) in group {
+                let offset = state.index.add(attempt, extent);
+                match stored.last_mut() {
+                    Some((last, end)) if *last == attempt => *end = offset,
+                    _ => stored.push((attempt, offset)),
+                }
+            }
+        }
+        for &(attempt, offset) in &stored {
+            if let Some(sender) = state.subscribers.get(&attempt) {
+                if sender.receiver_count() == 0 {
+                    state.subscribers.remove(&attempt);
+                } else {
+                    sender.send_replace(offset);
+                }
+            }
+        }
+        stored
+    }
+
+    fn fail(&self, why: String) {
+        self.failed.send_replace(Some(why));
+        self.stop_taking();
+        self.state().subscribers.clear();
+    }
+
+    fn stop_taking(&self) {
+        self.state().queue = None;
+        self.room.close();
+    }
+
+    fn why_closed(&self) -> Error {
+        self.failed.borrow().clone().map_or(Error::Closed, Error::Failed)
+    }
+
+    fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> Result<Bytes, Error> {
+        let mut found = BytesMut::new();
+        let mut at = offset;
+        let mut sealed = None;
+        while found.len() < max {
+            match self.read_record(attempt, at, &mut sealed) {
+                Ok(None) => break,
+                Ok(Some(output)) => {
+                    let take = output.len().min(max - found.len());
+                    found.extend_from_slice(&output[..take]);
+                    at += take as u64;
+                }
+                Err(_) if !found.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found.freeze())
+    }
+
+    /// Output from this offset to the end of its record.
+    fn read_record(
+        &self,
+        attempt: AttemptId,
+        offset: u64,
+        cached: &mut Option<Sealed>,
+    ) -> Result<Option<Bytes>, Error> {
+        let (place, active) = {
+            let state = self.state();
+            (state.index.find(attempt, offset), Arc::clone(&state.active))
+        };
+        let failed = |source| Error::Io { path: self.dir.clone(), source };
+        let (extent, record) = match place {
+            Place::End => return Ok(None),
+            Place::Hole(to) => return Err(Error::Damaged { from: offset, to }),
+            Place::Active(extent) => (extent, segment::read_record(&active, attempt, &extent)),
+            Place::Sealed(piece) => {
+                if cached.as_ref().is_none_or(|sealed| sealed.number != piece.segment) {
+                    *cached = Some(Sealed::open(&self.dir, piece.segment)?);
+                }
+                let Some(sealed) = cached else { return Ok(None) };
+                match sealed.find(attempt, &piece, offset).map_err(failed)? {
+                    Ok(extent) => (extent, segment::read_record(&sealed.log, attempt, &extent)),
+                    Err(to) => return Err(Error::Damaged { from: offset, to }),
+                }
+            }
+        };
+        let Some(output) = record.map_err(failed)? else {
+            return Err(Error::Damaged { from: offset, to: extent.end() });
+        };
+        let mut output = Bytes::from(output);
+        output.advance((offset - extent.offset) as usize);
+        Ok(Some(output))
+    }
+}
+
+/// Ends the thread when the last clone is dropped.
+struct WriterThread {
+    shared: Arc<Shared>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl WriterThread {
+    fn join(&self) {
+        self.shared.stop_taking();
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle {
+            // Its panic has been told as a failure already.
+            let _ = handle.join();
+        }
+        self.shared.state().subscribers.clear();
+    }
+}
+
+impl Drop for WriterThread {
+    fn drop(&mut self) {
+        self.join();
+    }
+}

@@ -1,0 +1,211 @@
+//! The bytes of a segment: a mark at the start, then checksummed records, each with output of one attempt.
+//!
+//! Pure: bytes in, bytes out. All numbers are little-endian.
+//!
+//! ```text
+//! mark 4 | crc32 4 | life 8 | batch 8 | task 4 | attempt 4 | offset 8 | length 4 | output
+//!                    ╰────────────── under the checksum ─────────────────────────────╯
+//! ```
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
+
+/// The first bytes of a segment; the last of them counts the versions.
+pub(super) const FILE_MARK: &[u8; 8] = b"MUSTLOG1";
+/// Bytes of a record before its output.
+pub(super) const HEADER: usize = 44;
+/// Output in one record at most. A reader takes whole records, so that it can verify them.
+pub(super) const MAX_OUTPUT: usize = 64 << 10;
+
+const MARK: &[u8; 4] = b"\xffMLR";
+/// Where what is under the checksum begins.
+const CHECKED: usize = 8;
+
+/// What a record holds, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Offset of its first byte in the attempt's output.
+    pub(super) offset: u64,
+    /// Where the record starts in its segment.
+    pub(super) position: u32,
+    /// Bytes of output.
+    pub(super) length: u32,
+}
+
+impl Extent {
+    /// Offset after its last byte.
+    pub(super) const fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length as u64)
+    }
+
+    /// Bytes of the whole record in the segment.
+    pub(super) const fn record_length(&self) -> usize {
+        HEADER + self.length as usize
+    }
+}
+
+/// A record as it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Record<'bytes> {
+    pub(super) attempt: AttemptId,
+    pub(super) offset: u64,
+    pub(super) output: &'bytes [u8],
+}
+
+/// Appends a record with at most `MAX_OUTPUT` bytes, which come in pieces.
+pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, pieces: &[Bytes]) {
+    let start = into.len();
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    into.extend_from_slice(MARK);
+    into.extend_from_slice(&[0; 4]);
+    into.extend_from_slice(&encode_attempt(attempt));
+    into.extend_from_slice(&offset.to_le_bytes());
+    into.extend_from_slice(&(length as u32).to_le_bytes());
+    for piece in pieces {
+        into.extend_from_slice(piece);
+    }
+    let sum = crc32fast::hash(&into[start + CHECKED..]);
+    into[start + 4..start + CHECKED].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The whole and undamaged record that the bytes begin with, if they do.
+pub(super) fn decode(bytes: &[u8]) -> Option<Record<'_>> {
+    let (header, rest) = bytes.split_at_checked(HEADER)?;
+    if !header.starts_with(MARK) {
+        return None;
+    }
+    let length = usize::try_from(u32_at(header, 40)?).ok().filter(|length| *length <= MAX_OUTPUT)?;
+    let output = rest.get(..length)?;
+    if crc32fast::hash(bytes.get(CHECKED..HEADER + length)?) != u32_at(header, 4)? {
+        return None;
+    }
+    let attempt = decode_attempt(header.get(CHECKED..)?)?;
+    Some(Record { attempt, offset: u64_at(header, 32)?, output })
+}
+
+/// An attempt's id in 24 bytes.
+pub(super) fn encode_attempt(attempt: AttemptId) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&attempt.life.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&attempt.batch.get().to_le_bytes());
+    bytes[16..20].copy_from_slice(&attempt.task.0.to_le_bytes());
+    bytes[20..].copy_from_slice(&attempt.attempt.0.to_le_bytes());
+    bytes
+}
+
+/// The id that the bytes begin with.
+pub(super) fn decode_attempt(bytes: &[u8]) -> Option<AttemptId> {
+    Some(AttemptId {
+        life: LifeId(u64_at(bytes, 0)?),
+        batch: BatchId::from_u64(u64_at(bytes, 8)?)?,
+        task: TaskIndex(u32_at(bytes, 16)?),
+        attempt: AttemptNo(u32_at(bytes, 20)?),
+    })
+}
+
+pub(super) fn u32_at(bytes: &[u8], place: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(place..)?.first_chunk()?))
+}
+
+pub(super) fn u64_at(bytes: &[u8], place: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(place..)?.first_chunk()?))
+}
+
+/// What a segment holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Scan {
+    /// Every good record, in order.
+    pub(super) records: Vec<(AttemptId, Extent)>,
+    /// What lies between good records, or after the last, and is none.
+    pub(super) damaged: Vec<Range<usize>>,
+}
+
+/// Reads all records of a segment of less than 4 GiB. After damage it goes on at the next good record.
+pub(super) fn scan(segment: &[u8]) -> Scan {
+    let mut found = Scan::default();
+    let mut at = if segment.starts_with(FILE_MARK) { FILE_MARK.len() } else { 0 };
+    let mut damaged_from = None;
+    while at < segment.len() {
+        let Some(record) = decode(&segment[at..]) else {
+            damaged_from.get_or_insert(at);
+            let next = segment[at + 1..].windows(MARK.len()).position(|window| window == MARK);
+            at = next.map_or(segment.len(), |next| at + 1 + next);
+            continue;
+        };
+        if let Some(from) = damaged_from.take() {
+            found.damaged.push(from..at);
+        }
+        let extent =
+            Extent { offset: record.offset, position: at as u32, length: record.output.len() as u32 };
+        found.records.push((record.attempt, extent));
+        at += extent.record_length();
+    }
+    if let Some(from) = damaged_from {
+        found.damaged.push(from..segment.len());
+    }
+    found
+}
+
+#[cfg(test)]
+pub(super) fn attempt(task: u32) -> AttemptId {
+    AttemptId {
+        life: LifeId(u64::MAX),
+        batch: BatchId::new(1_700_000_000_000, 5),
+        task: TaskIndex(task),
+        attempt: AttemptNo(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> (Vec<u8>, Vec<usize>) {
+        let mut segment = FILE_MARK.to_vec();
+        let mut starts = Vec::new();
+        for (task, text) in [(1, &b"first"[..]), (2, b""), (1, b" last")] {
+            starts.push(segment.len());
+            let (head, tail) = text.split_at(text.len() / 2);
+            let pieces = [Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
+            encode(&mut segment, attempt(task), 7, &pieces);
+        }
+        (segment, starts)
+    }
+
+    #[test]
+    fn records_are_read_back() {
+        let (segment, starts) = three();
+        let first = decode(&segment[starts[0]..]).unwrap();
+        assert_eq!(first, Record { attempt: attempt(1), offset: 7, output: b"first" });
+        let scan = scan(&segment);
+        assert!(scan.damaged.is_empty());
+        let found: Vec<_> = scan.records.iter().map(|(id, extent)| (*id, extent.position as usize)).collect();
+        assert_eq!(found, [(attempt(1), starts[0]), (attempt(2), starts[1]), (attempt(1), starts[2])]);
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_noticed_and_costs_one_record() {
+        let (segment, starts) = three();
+        for end in starts[2] + 1..segment.len() {
+            let scan = scan(&segment[..end]);
+            assert_eq!((scan.records.len(), scan.damaged), (2, vec![starts[2]..end]));
+        }
+        for place in starts[0]..starts[1] {
+            for bit in 0..8 {
+                let mut damaged = segment.clone();
+                damaged[place] ^= 1 << bit;
+                let scan = scan(&damaged);
+                assert_eq!((scan.records.len(), scan.damaged), (2, vec![starts[0]..starts[1]]));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_were_never_a_segment_hold_nothing() {
+        for bytes in [&b""[..], b"x", &[0; 100], &[0xff; 100], MARK] {
+            assert!(scan(bytes).records.is_empty());
+        }
+    }
+}

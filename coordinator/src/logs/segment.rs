@@ -1,0 +1,299 @@
+//! The files: `segment-NNNNNNNN.log` with records, and beside each sealed one `segment-NNNNNNNN.index` with a
+//! line for each record, by attempt and offset.
+//!
+//! An index file is only a shortcut: one that is missing or damaged is made again from its segment.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use muster_proto::AttemptId;
+
+use super::{
+    Damage, Error, Options,
+    index::{Index, Piece, pieces, sort},
+    record::{self, Extent, FILE_MARK, Scan, u32_at, u64_at},
+};
+
+/// Then: checksum of the rest, length of the segment, the lines.
+const INDEX_MARK: &[u8; 8] = b"MUSTIDX1";
+const INDEX_HEADER: usize = 20;
+const LINE: usize = 40;
+
+/// The segment that is written to.
+pub(super) struct Active {
+    pub(super) number: u32,
+    pub(super) file: File,
+    /// Where the next record goes.
+    pub(super) length: u64,
+}
+
+/// What was found.
+pub(super) struct Opened {
+    pub(super) index: Index,
+    pub(super) active: Active,
+    pub(super) damage: Vec<Damage>,
+}
+
+/// Finds what is stored, makes the last segment end with its last whole record, and syncs it.
+pub(super) fn open(dir: &Path, options: &Options) -> Result<Opened, Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
+    let numbers = numbers(dir)?;
+    let mut index = Index::default();
+    let mut damage = Vec::new();
+    let Some((&last, sealed)) = numbers.split_last() else {
+        let active = create(dir, 1)?;
+        return Ok(Opened { index, active, damage });
+    };
+    for &number in sealed {
+        let lines = match load_index(dir, number)? {
+            Some(lines) => lines,
+            None => rebuild_index(dir, number, &mut damage)?,
+        };
+        for (attempt, piece) in pieces(number, &lines) {
+            index.add_sealed(attempt, piece);
+        }
+    }
+    let active = open_last(dir, last, options, &mut index, &mut damage)?;
+    for found in &damage {
+        tracing::error!(
+            segment = %found.segment.display(), from = found.from, to = found.to,
+            "stored output is damaged; the rest of the segment is kept"
+        );
+    }
+    Ok(Opened { index, active, damage })
+}
+
+/// A new and empty segment, which the folder durably lists.
+pub(super) fn create(dir: &Path, number: u32) -> Result<Active, Error> {
+    let path = log_path(dir, number);
+    let made = || {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all_at(FILE_MARK, 0)?;
+        file.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(file)
+    };
+    let file = made().map_err(failed(&path))?;
+    Ok(Active { number, file, length: FILE_MARK.len() as u64 })
+}
+
+pub(super) fn log_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("segment-{number:08}.log"))
+}
+
+fn index_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("segment-{number:08}.index"))
+}
+
+/// For `map_err`: says which file it was.
+pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
+    |source| Error::Io { path: path.to_owned(), source }
+}
+
+fn numbers(dir: &Path) -> Result<Vec<u32>, Error> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed(dir))? {
+        let name = entry.map_err(failed(dir))?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("segment-")?.strip_suffix(".log"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn read_segment(path: &Path) -> Result<(Vec<u8>, Scan), Error> {
+    let bytes = fs::read(path).map_err(failed(path))?;
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(failed(path)(io::Error::other("longer than a segment can be")));
+    }
+    let family = FILE_MARK.len() - 1;
+    if bytes.starts_with(&FILE_MARK[..family]) && bytes.len() > family && !bytes.starts_with(FILE_MARK) {
+        return Err(Error::Newer(path.to_owned()));
+    }
+    let scan = record::scan(&bytes);
+    Ok((bytes, scan))
+}
+
+fn open_last(
+    dir: &Path,
+    number: u32,
+    options: &Options,
+    index: &mut Index,
+    damage: &mut Vec<Damage>,
+) -> Result<Active, Error> {
+    let path = log_path(dir, number);
+    let (bytes, mut scan) = read_segment(&path)?;
+    let mark = FILE_MARK.len();
+    // What a crash left of the group that was being written can be anything; what is further back than a
+    // group can be long was synced, and broke later.
+    let torn_from = bytes.len().saturating_sub(options.group_on_disk());
+    let cut = scan.damaged.iter().find(|range| range.start >= torn_from || range.end == bytes.len());
+    let length = cut.map_or(bytes.len(), |range| range.start).max(mark);
+    if length < bytes.len() {
+        tracing::warn!(segment = %path.display(), from = length, to = bytes.len(), "cut a torn end");
+    }
+    scan.records.retain(|(_, extent)| (extent.position as usize) < length);
+    damage.extend(damages(&path, scan.damaged.iter().filter(|range| range.end <= length)));
+    let settle = || {
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        file.set_len(length as u64)?;
+        file.write_all_at(FILE_MARK, 0)?;
+        // A process that was killed leaves whole records that no disk has seen yet.
+        file.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(file)
+    };
+    let file = settle().map_err(failed(&path))?;
+    sort(&mut scan.records);
+    for (attempt, extent) in scan.records {
+        index.add(attempt, extent);
+    }
+    Ok(Active { number, file, length: length as u64 })
+}
+
+fn damages<'found>(
+    path: &Path,
+    ranges: impl Iterator<Item = &'found std::ops::Range<usize>>,
+) -> impl Iterator<Item = Damage> {
+    ranges.map(|range| Damage { segment: path.to_owned(), from: range.start as u64, to: range.end as u64 })
+}
+
+fn rebuild_index(
+    dir: &Path,
+    number: u32,
+    damage: &mut Vec<Damage>,
+) -> Result<Vec<(AttemptId, Extent)>, Error> {
+    let path = log_path(dir, number);
+    let (bytes, mut scan) = read_segment(&path)?;
+    damage.extend(damages(&path, scan.damaged.iter()));
+    sort(&mut scan.records);
+    write_index(dir, number, bytes.len() as u64, &scan.records)?;
+    Ok(scan.records)
+}
+
+/// Writes the index file of a segment that is complete. Not synced: it can be made again.
+pub(super) fn write_index(
+    dir: &Path,
+    number: u32,
+    segment_length: u64,
+    lines: &[(AttemptId, Extent)],
+) -> Result<(), Error> {
+    let mut bytes = Vec::with_capacity(INDEX_HEADER + lines.len() * LINE);
+    bytes.extend_from_slice(INDEX_MARK);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&segment_length.to_le_bytes());
+    for (attempt, extent) in lines {
+        bytes.extend_from_slice(&record::encode_attempt(*attempt));
+        bytes.extend_from_slice(&extent.offset.to_le_bytes());
+        bytes.extend_from_slice(&extent.position.to_le_bytes());
+        bytes.extend_from_slice(&extent.length.to_le_bytes());
+    }
+    let sum = crc32fast::hash(&bytes[12..]);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    let path = index_path(dir, number);
+    let written = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        io::Write::write_all(&mut file, &bytes)
+    };
+    written().map_err(failed(&path))
+}
+
+/// The lines of a segment's index file; `None` where it is missing, damaged or of another segment length.
+fn load_index(dir: &Path, number: u32) -> Result<Option<Vec<(AttemptId, Extent)>>, Error> {
+    let path = index_path(dir, number);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&path)(error)),
+    };
+    let log = log_path(dir, number);
+    let segment_length = fs::metadata(&log).map_err(failed(&log))?.len();
+    Ok(parse_index(&bytes, segment_length))
+}
+
+fn parse_index(bytes: &[u8], segment_length: u64) -> Option<Vec<(AttemptId, Extent)>> {
+    if !bytes.starts_with(INDEX_MARK)
+        || u32_at(bytes, 8)? != crc32fast::hash(bytes.get(12..)?)
+        || u64_at(bytes, 12)? != segment_length
+    {
+        return None;
+    }
+    bytes.get(INDEX_HEADER..)?.chunks(LINE).map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<(AttemptId, Extent)> {
+    let extent = Extent { offset: u64_at(line, 24)?, position: u32_at(line, 32)?, length: u32_at(line, 36)? };
+    Some((record::decode_attempt(line)?, extent))
+}
+
+/// A sealed segment that is being read.
+pub(super) struct Sealed {
+    pub(super) number: u32,
+    pub(super) log: File,
+    index: File,
+}
+
+impl Sealed {
+    pub(super) fn open(dir: &Path, number: u32) -> Result<Self, Error> {
+        let (log, index) = (log_path(dir, number), index_path(dir, number));
+        Ok(Self {
+            number,
+            log: File::open(&log).map_err(failed(&log))?,
+            index: File::open(&index).map_err(failed(&index))?,
+        })
+    }
+
+    /// The record with the byte at this offset, which lies in this piece; or where its output goes on.
+    pub(super) fn find(
+        &self,
+        attempt: AttemptId,
+        piece: &Piece,
+        offset: u64,
+    ) -> io::Result<Result<Extent, u64>> {
+        // The first line after those that start at or before the offset.
+        let (mut low, mut high) = (piece.first, piece.first + piece.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.line(attempt, middle)?.offset <= offset { low = middle + 1 } else { high = middle }
+        }
+        if low > piece.first {
+            let extent = self.line(attempt, low - 1)?;
+            if offset < extent.end() {
+                return Ok(Ok(extent));
+            }
+        }
+        let next = if low < piece.first + piece.count { self.line(attempt, low)?.offset } else { piece.end };
+        Ok(Err(next))
+    }
+
+    fn line(&self, attempt: AttemptId, number: u32) -> io::Result<Extent> {
+        let mut line = [0; LINE];
+        self.index.read_exact_at(&mut line, (INDEX_HEADER + number as usize * LINE) as u64)?;
+        match parse_line(&line) {
+            Some((of, extent)) if of == attempt => Ok(extent),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the index file was changed")),
+        }
+    }
+}
+
+/// Reads a record whole and verifies it. `None`: it is damaged.
+pub(super) fn read_record(file: &File, attempt: AttemptId, extent: &Extent) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; extent.record_length()];
+    match file.read_exact_at(&mut bytes, u64::from(extent.position)) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let whole = record::decode(&bytes).is_some_and(|record| {
+        record.attempt == attempt
+            && record.offset == extent.offset
+            && record.output.len() == extent.length as usize
+    });
+    Ok(whole.then(|| {
+        bytes.drain(..record::HEADER);
+        bytes
+    }))
+}

@@ -1,0 +1,174 @@
+//! The embedded store: one SQLite database, written by one connection and read by a few others.
+//!
+//! A commit is one transaction that is synced to the disk before it returns. The writing connection is the
+//! only one that checkpoints. Log bytes are not kept here.
+
+mod read;
+mod rows;
+mod schema;
+mod write;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use muster_proto::{AttemptId, BatchId, LifeId};
+use rusqlite::{Connection, OptionalExtension, params};
+
+pub use self::read::{READ_CONNECTIONS, SqliteReader};
+use self::{
+    read::{collect, read_attempt, read_batch},
+    schema::Folder,
+};
+use super::{BatchView, Error, Store};
+use crate::core::{
+    event::Change,
+    model::{AttemptRow, LoadedBatch, RequestRecord, TaskKey, WorkerRow},
+    plan::TaskSpec,
+};
+
+/// How long a commit may be held up to start the WAL anew once it has grown too long.
+const RESTART_WAIT: Duration = Duration::from_millis(250);
+
+/// The writing side.
+pub struct SqliteStore {
+    connection: Connection,
+    life: LifeId,
+    wal: PathBuf,
+    /// The length of the WAL, in bytes, at which readers are waited for to start it anew.
+    restart_at: u64,
+    /// A commit has failed: what the machine holds is no longer what is stored.
+    failed: bool,
+    /// Dropped last: the lock outlives the connection.
+    _folder: Folder,
+}
+
+impl SqliteStore {
+    /// Opens the data of this folder, or makes it, and keeps every other coordinator out for as long as the
+    /// store lives.
+    pub fn open(data_dir: &Path) -> Result<(Self, SqliteReader), Error> {
+        let folder = Folder::lock(data_dir)?;
+        let (connection, life) = folder.writer()?;
+        let reader = SqliteReader::open(&folder, life)?;
+        let wal = folder.wal();
+        let restart_at = schema::WAL_LIMIT.cast_unsigned();
+        Ok((Self { connection, life, wal, restart_at, failed: false, _folder: folder }, reader))
+    }
+
+    /// Readings that overlap without end keep the WAL from being started anew, and it grows. Then the next
+    /// ones are made to read the database alone by waiting for those that go on now.
+    fn bound_wal(&mut self) -> Result<(), Error> {
+        let limit = schema::WAL_LIMIT.cast_unsigned();
+        // Without a WAL there is nothing to bound.
+        let length = fs::metadata(&self.wal).map_or(0, |wal| wal.len());
+        if length < self.restart_at {
+            return Ok(());
+        }
+        self.connection.busy_timeout(RESTART_WAIT)?;
+        let busy: bool =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        self.connection.busy_timeout(schema::BUSY_TIMEOUT)?;
+        self.restart_at = if busy { length.saturating_add(limit / 4) } else { limit };
+        Ok(())
+    }
+
+    fn complete(&self, view: BatchView) -> Result<LoadedBatch, Error> {
+        let BatchView { head, state } = view;
+        let sql = format!("SELECT {} FROM tasks WHERE batch = ?1 ORDER BY idx", rows::TASK);
+        let key = params![rows::batch_key(head.id)];
+        let tasks = collect(&mut self.connection.prepare_cached(&sql)?, key, |row| rows::task(head.id, row))?;
+        let in_place =
+            tasks.iter().zip(1..=head.task_count).all(|((index, _), expected)| index.0 == expected);
+        if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
+            return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
+        }
+        Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
+    }
+}
+
+impl Store for SqliteStore {
+    fn life(&self) -> LifeId {
+        self.life
+    }
+
+    fn load_unfinished(&mut self) -> Result<Vec<LoadedBatch>, Error> {
+        let sql = format!("SELECT {} FROM batches WHERE status IN (0, 1) ORDER BY id", rows::BATCH);
+        let views = collect(&mut self.connection.prepare_cached(&sql)?, [], rows::batch)?;
+        views.into_iter().map(|view| self.complete(view)).collect()
+    }
+
+    fn load_workers(&mut self) -> Result<Vec<WorkerRow>, Error> {
+        let sql = "SELECT instance, name, boot_id, slots, draining, set_aside FROM workers ORDER BY instance";
+        collect(&mut self.connection.prepare_cached(sql)?, [], rows::worker)
+    }
+
+    fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error> {
+        read_batch(&self.connection, batch)?.map(|view| self.complete(view)).transpose()
+    }
+
+    fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error> {
+        let sql = "SELECT id, digest, batch, time_ms FROM requests WHERE id = ?1";
+        Ok(collect(&mut self.connection.prepare_cached(sql)?, [id], rows::request)?.pop())
+    }
+
+    fn find_attempt(&mut self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error> {
+        read_attempt(&self.connection, attempt)
+    }
+
+    fn specs(&mut self, keys: &[TaskKey]) -> Result<Vec<TaskSpec>, Error> {
+        let sql = "SELECT spec FROM specs WHERE batch = ?1 AND idx = ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut specs = Vec::with_capacity(keys.len());
+        for &(batch, index) in keys {
+            let mut results = statement.query(params![rows::batch_key(batch), index.0])?;
+            let Some(row) = results.next()? else {
+                return Err(Error::Corrupt(format!(
+                    "the parameters of task {index} of batch {batch} are missing"
+                )));
+            };
+            let text = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+            specs.push(rows::spec(batch, index, text)?);
+        }
+        Ok(specs)
+    }
+
+    fn secret(&mut self, batch: BatchId) -> Result<Option<Vec<u8>>, Error> {
+        let mut statement = self.connection.prepare_cached("SELECT sealed FROM secrets WHERE batch = ?1")?;
+        Ok(statement.query_row([rows::batch_key(batch)], |row| row.get(0)).optional()?)
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::Failed("an earlier commit failed".to_owned()));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let done = write::commit(&mut self.connection, changes).and_then(|()| self.bound_wal());
+        // Whatever went wrong, damage included, the group was not stored as a whole: one answer, stop.
+        done.map_err(|error| {
+            self.failed = true;
+            Error::Failed(format!("a commit failed: {error}"))
+        })
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::{Error as Sql, ErrorCode};
+        match error {
+            Sql::FromSqlConversionFailure(..)
+            | Sql::IntegralValueOutOfRange(..)
+            | Sql::InvalidColumnType(..)
+            | Sql::Utf8Error(..) => Self::Corrupt(error.to_string()),
+            _ => match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                    Self::Corrupt(error.to_string())
+                }
+                _ => Self::Failed(error.to_string()),
+            },
+        }
+    }
+}

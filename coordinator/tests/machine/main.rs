@@ -1,0 +1,9 @@
+//! The machine as scripts: an event goes in, exact effects come out. No clock, no sockets, no store.
+
+#![expect(clippy::panic, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod calls;
+mod random;
+mod running;
+mod sessions;
+mod world;

@@ -1,0 +1,310 @@
+//! Generated event sequences against workers that behave and links that do not: whatever happens, no attempt
+//! is started twice, limits hold, ends are final (all checked by the world after every event), and once
+//! everything is healthy every task ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_coordinator::core::event::*;
+use muster_proto::AttemptId;
+use proptest::prelude::*;
+
+use crate::world::*;
+
+const WORKERS: u32 = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit { tasks: u32, limit: u32 },
+    Cancel { batch: u64, task: u32 },
+    Retry { batch: u64 },
+    Connect(u32),
+    Cut(u32),
+    Deliver(u32),
+    Run(u32),
+    Finish { worker: u32, code: i32 },
+    Store(u32),
+    Pass(u64),
+    Restart,
+    Drain(u32, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let worker = 0..WORKERS;
+    prop_oneof![
+        2 => (1..6u32, 1..4u32).prop_map(|(tasks, limit)| Step::Submit { tasks, limit }),
+        1 => (1..5u64, 0..6u32).prop_map(|(batch, task)| Step::Cancel { batch, task }),
+        1 => (1..5u64).prop_map(|batch| Step::Retry { batch }),
+        4 => worker.clone().prop_map(Step::Connect),
+        1 => worker.clone().prop_map(Step::Cut),
+        6 => worker.clone().prop_map(Step::Deliver),
+        4 => worker.clone().prop_map(Step::Run),
+        4 => (worker.clone(), -1..3i32).prop_map(|(worker, code)| Step::Finish { worker, code }),
+        3 => worker.clone().prop_map(Step::Store),
+        1 => (1..120_000u64).prop_map(Step::Pass),
+        1 => Just(Step::Restart),
+        1 => (worker, any::<bool>()).prop_map(|(worker, on)| Step::Drain(worker, on)),
+    ]
+}
+
+/// A worker as the protocol wants it: accepts before it starts, forgets only what is acknowledged.
+#[derive(Default)]
+struct Sim {
+    session: Option<u64>,
+    inbox: Vec<ToWorker>,
+    held: BTreeMap<AttemptId, Held>,
+    refused: BTreeSet<AttemptId>,
+}
+
+#[derive(Clone)]
+struct Held {
+    phase: HeldPhase,
+    stopped: bool,
+    result: Option<Box<Ended>>,
+}
+
+#[derive(Default)]
+struct Fleet {
+    workers: Vec<Sim>,
+    sessions: u64,
+    batches: u64,
+    started: BTreeMap<AttemptId, u32>,
+}
+
+impl Fleet {
+    fn take(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(session, message) => {
+                    if let Some(sim) = self.by_session(session.0) {
+                        sim.inbox.push(message);
+                    }
+                }
+                Output::Close(session, _) => {
+                    if let Some(sim) = self.by_session(session.0) {
+                        sim.session = None;
+                    }
+                }
+                Output::Reply(..) => {}
+            }
+        }
+    }
+
+    fn by_session(&mut self, session: u64) -> Option<&mut Sim> {
+        self.workers.iter_mut().find(|sim| sim.session == Some(session))
+    }
+
+    fn says(&mut self, world: &mut World, worker: u32, said: FromWorker) {
+        if let Some(session) = self.workers[worker as usize].session {
+            let outputs = world.says(session, said);
+            self.take(outputs);
+        }
+    }
+
+    fn apply(&mut self, world: &mut World, step: Step) {
+        match step {
+            Step::Submit { tasks, limit } => {
+                self.batches += 1;
+                let outputs = world.submit(self.batches, tasks, limit.min(tasks));
+                self.take(outputs);
+            }
+            Step::Cancel { batch, task } => {
+                let outputs = world.cancel(batch, if task == 0 { &[] } else { std::slice::from_ref(&task) });
+                self.take(outputs);
+            }
+            Step::Retry { batch } => {
+                let outputs = world.retry(batch, &[], None);
+                self.take(outputs);
+            }
+            Step::Connect(worker) => self.connect(world, worker),
+            Step::Cut(worker) => {
+                if let Some(session) = self.workers[worker as usize].session.take() {
+                    let outputs = world.send(Event::Gone(SessionId(session)));
+                    self.take(outputs);
+                }
+            }
+            Step::Deliver(worker) => self.deliver(world, worker),
+            Step::Run(worker) => self.run(world, worker),
+            Step::Finish { worker, code } => self.finish(world, worker, code),
+            Step::Store(worker) => {
+                let ends: Vec<_> = self.workers[worker as usize]
+                    .held
+                    .iter()
+                    .filter_map(|(id, held)| Some((*id, held.result.as_ref()?.log_size)))
+                    .collect();
+                for (id, size) in ends {
+                    world.log_stored.insert(id, size);
+                    let outputs = world.send(Event::LogStored(id, size));
+                    self.take(outputs);
+                }
+            }
+            Step::Pass(ms) => {
+                let outputs = world.pass(ms);
+                self.take(outputs);
+            }
+            Step::Restart => {
+                world.restart();
+                for sim in &mut self.workers {
+                    sim.session = None;
+                }
+            }
+            Step::Drain(worker, on) => {
+                let steer = if on { Steer::Drain } else { Steer::Resume };
+                let outputs = world.send(Event::Steer(ReplyId(0), format!("w{worker}"), steer));
+                self.take(outputs);
+            }
+        }
+    }
+
+    fn connect(&mut self, world: &mut World, worker: u32) {
+        let sim = &mut self.workers[worker as usize];
+        if sim.session.is_some() {
+            return;
+        }
+        // What an older session brought and was not answered is dropped before the hello is written.
+        sim.inbox.clear();
+        self.sessions += 1;
+        sim.session = Some(self.sessions);
+        let held: Vec<_> = sim.held.iter().map(|(id, held)| (*id, held.phase)).collect();
+        let outputs = world.connect(self.sessions, hello(worker, 2, &held));
+        self.take(outputs);
+    }
+
+    fn deliver(&mut self, world: &mut World, worker: u32) {
+        let sim = &mut self.workers[worker as usize];
+        if sim.session.is_none() || sim.inbox.is_empty() {
+            return;
+        }
+        match sim.inbox.remove(0) {
+            ToWorker::Welcome(verdicts) => {
+                for (id, verdict) in verdicts {
+                    match verdict {
+                        Verdict::GoOn => {}
+                        Verdict::Report => self.report(world, worker, id),
+                        Verdict::Stop => self.stop(world, worker, id),
+                        Verdict::Forget => drop(self.workers[worker as usize].held.remove(&id)),
+                    }
+                }
+            }
+            ToWorker::Heartbeat => {}
+            ToWorker::Offer(id) => {
+                let held = Held { phase: HeldPhase::Accepted, stopped: false, result: None };
+                assert!(sim.held.insert(id, held).is_none(), "offered twice");
+                self.says(world, worker, FromWorker::Accepted(id));
+            }
+            ToWorker::Stop { attempt, .. } => self.stop(world, worker, attempt),
+            ToWorker::Acknowledged(id) => drop(sim.held.remove(&id)),
+        }
+    }
+
+    fn run(&mut self, world: &mut World, worker: u32) {
+        let sim = &mut self.workers[worker as usize];
+        let next = sim.held.iter_mut().find(|(_, held)| held.phase == HeldPhase::Accepted);
+        let Some((id, held)) = next else { return };
+        let id = *id;
+        assert!(!sim.refused.contains(&id));
+        held.phase = HeldPhase::Running;
+        *self.started.entry(id).or_default() += 1;
+        self.says(world, worker, FromWorker::Started(id, Started { pid: 1, output_path: "/o".into() }));
+    }
+
+    fn finish(&mut self, world: &mut World, worker: u32, code: i32) {
+        let sim = &mut self.workers[worker as usize];
+        let next = sim.held.iter_mut().find(|(_, held)| held.phase == HeldPhase::Running);
+        let Some((id, held)) = next else { return };
+        let id = *id;
+        let outcome = if code < 0 { Outcome::Signalled(-code) } else { Outcome::Exited(code) };
+        held.phase = HeldPhase::Ended;
+        held.result = Some(Box::new(Ended { stop_sent: held.stopped, log_size: 3, ..*ended(outcome) }));
+        self.report(world, worker, id);
+    }
+
+    fn report(&mut self, world: &mut World, worker: u32, id: AttemptId) {
+        let result = self.workers[worker as usize].held.get(&id).and_then(|held| held.result.clone());
+        if let Some(result) = result {
+            self.says(world, worker, FromWorker::Ended(id, result));
+        }
+    }
+
+    fn stop(&mut self, world: &mut World, worker: u32, id: AttemptId) {
+        let sim = &mut self.workers[worker as usize];
+        match sim.held.get_mut(&id).map(|held| (held.phase, held)) {
+            None | Some((HeldPhase::Accepted, _)) => {
+                sim.held.remove(&id);
+                sim.refused.insert(id);
+                self.says(world, worker, FromWorker::Returned(id));
+            }
+            Some((HeldPhase::Running, held)) => held.stopped = true,
+            Some((HeldPhase::Ended, _)) => {}
+        }
+    }
+
+    /// Everything is healthy from here on: whatever is unfinished must end.
+    fn heal(&mut self, world: &mut World) {
+        for _ in 0..400 {
+            for worker in 0..WORKERS {
+                self.apply(world, Step::Drain(worker, false));
+                self.connect(world, worker);
+                while self.workers[worker as usize].session.is_some()
+                    && !self.workers[worker as usize].inbox.is_empty()
+                {
+                    self.deliver(world, worker);
+                }
+                self.run(world, worker);
+                self.finish(world, worker, 0);
+                self.apply(world, Step::Store(worker));
+            }
+            self.apply(world, Step::Pass(1_000));
+            if world.store.batches.values().all(|batch| batch.state.status.is_ended()) {
+                return;
+            }
+        }
+        panic!("not every batch ended: {:#?}", world.store.batches);
+    }
+}
+
+fn check(steps: Vec<Step>) {
+    let mut world = World::new();
+    let mut fleet = Fleet { workers: (0..WORKERS).map(|_| Sim::default()).collect(), ..Fleet::default() };
+    for step in steps {
+        fleet.apply(&mut world, step);
+        assert!(fleet.started.values().all(|starts| *starts == 1), "an attempt was started twice");
+    }
+    fleet.heal(&mut world);
+    assert_eq!(world.store.batches.len() as u64, fleet.batches, "no acknowledged batch is lost");
+    // Without a retry, a task has at most one attempt that was started.
+    for (id, loaded) in &world.store.batches {
+        for (row, task) in loaded.tasks.iter().zip(1..) {
+            let starts = fleet.started.keys().filter(|key| key.batch == *id && key.task.0 == task).count();
+            assert!(starts <= row.attempt.0 as usize);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_promises_hold(steps in prop::collection::vec(step(), 50..120)) {
+        check(steps);
+    }
+
+    #[test]
+    fn without_retries_no_task_is_started_twice(
+        steps in prop::collection::vec(
+            step().prop_filter("retries run a task again", |step| !matches!(step, Step::Retry { .. })),
+            50..120,
+        )
+    ) {
+        let mut world = World::new();
+        let mut fleet =
+            Fleet { workers: (0..WORKERS).map(|_| Sim::default()).collect(), ..Fleet::default() };
+        for step in steps {
+            fleet.apply(&mut world, step);
+        }
+        fleet.heal(&mut world);
+        let mut tasks = BTreeSet::new();
+        for id in fleet.started.keys() {
+            prop_assert!(tasks.insert((id.batch, id.task)), "{id} is a second start of its task");
+        }
+    }
+}

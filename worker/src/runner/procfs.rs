@@ -1,0 +1,102 @@
+//! What the runner reads from `/proc`. Every answer is of the moment, and "not there" is a normal one.
+
+use std::fs::{self, File};
+use std::io::Read;
+
+use nix::unistd::Pid;
+
+use super::protocol::{ATTEMPT_VARIABLE, AttemptKey};
+
+/// From a process's `stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// One letter; `Z` is ended and not yet reaped.
+    pub(super) state: u8,
+    /// When it started, in clock ticks since the boot: with the pid, this names one process of a boot.
+    pub(super) start_ticks: u64,
+    /// As waitpid gives it; meaningful once it has ended.
+    pub(super) wait_status: i32,
+}
+
+/// What the process is now, if there is one.
+pub(super) fn stat(pid: Pid) -> Option<Stat> {
+    parse_stat(&read(&format!("/proc/{pid}/stat"))?)
+}
+
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // The command's name is in parentheses and may hold anything, so fields are counted from the last one.
+    let after = text.iter().rposition(|byte| *byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(text.get(after..)?).ok()?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    // The state is field 3, the start time 22, the wait status 52.
+    let start_ticks = fields.nth(18)?.parse().ok()?;
+    let wait_status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
+    Some(Stat { state, start_ticks, wait_status })
+}
+
+/// The attempt that a process belongs to, by its environment at the time it was executed.
+pub(super) fn attempt_of(pid: Pid) -> Option<AttemptKey> {
+    marker(&read(&format!("/proc/{pid}/environ"))?)
+}
+
+fn marker(environ: &[u8]) -> Option<AttemptKey> {
+    let value = environ.split(|byte| *byte == 0).find_map(|variable| {
+        variable.strip_prefix(ATTEMPT_VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+    })?;
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Our children, adopted ones included.
+pub(super) fn children() -> Vec<Pid> {
+    // The runner has one thread, so its children are all of ours.
+    let text = read("/proc/thread-self/children").unwrap_or_default();
+    let pids =
+        text.split(u8::is_ascii_whitespace).filter_map(|pid| std::str::from_utf8(pid).ok()?.parse().ok());
+    pids.map(Pid::from_raw).collect()
+}
+
+/// A whole file of `/proc`, which has no size to go by: most fit into the first read.
+fn read(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(path).ok()?.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Every process on the machine that we can see.
+pub(super) fn processes() -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// The boot of the machine, as the kernel names it; empty if it does not.
+pub(super) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_a_nasty_name() {
+        let mut text = b"42 (a) R 1 (b)) S".to_vec();
+        for field in 4..=52 {
+            text.extend(format!(" {field}").bytes());
+        }
+        assert_eq!(parse_stat(&text), Some(Stat { state: b'S', start_ticks: 22, wait_status: 52 }));
+        assert_eq!(parse_stat(b"42 (a"), None);
+    }
+
+    #[test]
+    fn our_own_stat_can_be_read() {
+        assert!(stat(Pid::this()).is_some_and(|stat| stat.start_ticks > 0 && stat.state != b'Z'));
+    }
+
+    #[test]
+    fn the_marker_is_a_whole_variable() {
+        let key = AttemptKey { life: 1, batch: 2, task: 3, attempt: 4 };
+        assert_eq!(marker(b"A=1\0MUSTER_ATTEMPT_KEY=1-2-3-4\0B=2\0"), Some(key));
+        assert_eq!(marker(b"X_MUSTER_ATTEMPT_KEY=1-2-3-4\0MUSTER_ATTEMPT_KEYS=1-2-3-4\0"), None);
+    }
+}

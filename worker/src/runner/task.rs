@@ -1,0 +1,222 @@
+//! A task that runs: its process group, its pipe, its place in the spool, and how it is being ended.
+//!
+//! Does not decide when a task is to end, and does not reap: the [server](super::server) does.
+
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::journal::Outcome;
+use super::protocol::AttemptKey;
+use crate::spool;
+
+/// Bytes read at once, and what a pipe holds unless it was made larger.
+pub(super) const READ_SIZE: usize = 64 * 1024;
+/// Bytes read of one task before others have their turn.
+const TURN: usize = 4 * READ_SIZE;
+/// At most one notice of new output an attempt in this time.
+const NOTICE_EVERY: Duration = Duration::from_millis(20);
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It is gone and nobody knows how.
+    Unknown,
+}
+
+/// How far ending a task has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// TERM was sent.
+    Term {
+        kill_at: Instant,
+    },
+    /// KILL was sent.
+    Killed,
+}
+
+/// A task's process and all that belongs to it. The pid is valid as long as this exists, since nobody else
+/// reaps.
+#[derive(Debug)]
+pub(super) struct Running {
+    pid: Pid,
+    pub(super) start_ms: u64,
+    /// None once every writer has closed it.
+    output: Option<PipeReader>,
+    spool: spool::Writer,
+    stop: Stop,
+    /// When the half was last told of output, and of how much.
+    noticed: Option<(Instant, u64)>,
+}
+
+/// The pipe for a task's output: our end does not block, its end is for the child.
+pub(super) fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader, writer))
+}
+
+impl Running {
+    pub(super) fn new(
+        pid: Pid,
+        start_ms: u64,
+        output: PipeReader,
+        work_dir: &Path,
+        key: AttemptKey,
+        limit: u64,
+    ) -> Self {
+        let spool = spool::Writer::new(work_dir, key, limit);
+        Self { pid, start_ms, output: Some(output), spool, stop: Stop::No, noticed: None }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Bytes in the spool.
+    pub(super) fn size(&self) -> u64 {
+        self.spool.size()
+    }
+
+    /// Whether its output could not be kept.
+    pub(super) fn output_failed(&self) -> bool {
+        self.spool.failed().is_some()
+    }
+
+    /// What to wait for, while the pipe is open.
+    pub(super) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves output to the spool, at most one turn's worth.
+    pub(super) fn pump(&mut self, buffer: &mut [u8]) {
+        self.read(buffer, TURN);
+    }
+
+    /// Moves what is in the pipe now to the spool. Does not wait for the end of the stream: a process that still
+    /// holds the pipe may go on for ever. What the ended task wrote is no more than the pipe's size.
+    pub(super) fn drain(&mut self, buffer: &mut [u8]) {
+        let capacity = self.pipe().and_then(|pipe| fcntl(pipe, FcntlArg::F_GETPIPE_SZ).ok());
+        self.read(buffer, capacity.and_then(|size| usize::try_from(size).ok()).unwrap_or(READ_SIZE));
+        self.output = None;
+    }
+
+    fn read(&mut self, buffer: &mut [u8], budget: usize) {
+        let mut left = budget;
+        while let Some(pipe) = &mut self.output
+            && left > 0
+        {
+            let room = buffer.len().min(left);
+            match pipe.read(&mut buffer[..room]) {
+                Ok(0) => self.output = None,
+                Ok(count) => {
+                    self.spool.append(&buffer[..count]);
+                    left -= count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.output = None,
+            }
+        }
+    }
+
+    /// The size to tell the half now, if there is news and it is time.
+    pub(super) fn notice(&mut self, now: Instant) -> Option<u64> {
+        self.notice_at().filter(|at| at.is_none_or(|at| at <= now))?;
+        let size = self.size();
+        self.noticed = Some((now, size));
+        Some(size)
+    }
+
+    /// When the half is to be told of output: `Some(None)` is at once.
+    fn notice_at(&self) -> Option<Option<Instant>> {
+        match self.noticed {
+            None => (self.size() > 0).then_some(None),
+            Some((at, size)) => (size < self.size()).then_some(Some(at + NOTICE_EVERY)),
+        }
+    }
+
+    /// The next time at which something is to be done, at most.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let kill_at = if let Stop::Term { kill_at } = self.stop { Some(kill_at) } else { None };
+        kill_at.into_iter().chain(self.notice_at().flatten()).min()
+    }
+
+    /// TERM to the group now and KILL after the grace; later calls can only shorten what remains. Nothing if the
+    /// task has ended already and only waits to be reaped: then its own outcome stands.
+    pub(super) fn stop(&mut self, now: Instant, grace: Duration) {
+        if self.stop == Stop::No && self.has_ended() {
+            return;
+        }
+        // A grace beyond what a clock can count is as good as a day.
+        let kill_at = now.checked_add(grace).unwrap_or(now + Duration::from_secs(86_400));
+        match self.stop {
+            _ if grace.is_zero() => self.kill(),
+            Stop::No => {
+                self.signal(Signal::SIGTERM);
+                self.stop = Stop::Term { kill_at };
+            }
+            Stop::Term { kill_at: before } => self.stop = Stop::Term { kill_at: before.min(kill_at) },
+            Stop::Killed => {}
+        }
+    }
+
+    /// KILL if the grace is over.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        if matches!(self.stop, Stop::Term { kill_at } if kill_at <= now) {
+            self.kill();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        // The leader may have moved to another group.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        self.stop = Stop::Killed;
+    }
+
+    /// KILL to what is left of the group. To be called before the leader is reaped, since until then no other
+    /// group can have its number.
+    pub(super) fn kill_group(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if killpg(self.pid, signal) == Err(Errno::ESRCH) {
+            let _ = kill(self.pid, signal);
+        }
+        if signal == Signal::SIGTERM {
+            // A stopped process would not hear it before it is continued.
+            let _ = killpg(self.pid, Signal::SIGCONT);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        !matches!(waitid(Id::Pid(self.pid), flags), Ok(WaitStatus::StillAlive))
+    }
+
+    /// What is journalled of its end.
+    pub(super) fn outcome(&self, exit: Exit, end_ms: u64) -> Outcome {
+        Outcome {
+            exit_code: if let Exit::Code(code) = exit { Some(code) } else { None },
+            signal: if let Exit::Signal(signal) = exit { Some(signal) } else { None },
+            stop_sent: self.stop != Stop::No,
+            lost: exit == Exit::Unknown,
+            output_errno: self.spool.failed(),
+            size: self.spool.size(),
+            discarded: self.spool.discarded(),
+            end_ms,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! How tasks are ended, and that nothing of them is left.
+
+use std::fs;
+
+use muster_worker::runner::protocol::AttemptKey;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+
+use crate::bed::{Bed, Half, eventually, gone, state};
+
+/// A number that a task has written into a file of its directory.
+fn number(bed: &Bed, file: &str) -> i32 {
+    let path = bed.cwd().join(file);
+    eventually(file, || fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok())
+}
+
+fn ready(half: &mut Half, key: AttemptKey) {
+    half.output(key, 1);
+}
+
+#[test]
+fn term_is_heard_and_the_answer_stands() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let key = half.start(bed.sh("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done"));
+    ready(&mut half, key);
+    half.stop(key, 600_000);
+    let ended = half.ended(key);
+    assert_eq!((ended.exit_code, ended.signal, ended.stop_sent), (Some(7), None, true));
+    assert!(bed.text(key).ends_with("bye\n"), "output after TERM is kept");
+}
+
+#[test]
+fn who_ignores_term_is_killed_after_the_grace() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let key = half.start(bed.sh("trap '' TERM; echo ready; while :; do sleep 0.05; done"));
+    ready(&mut half, key);
+    half.stop(key, 100);
+    let ended = half.ended(key);
+    assert_eq!((ended.signal, ended.stop_sent), (Some(libc::SIGKILL), true));
+}
+
+#[test]
+fn a_second_stop_shortens_the_grace_and_never_lengthens_it() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    for second in [0, 50] {
+        let key = half.start(bed.sh("trap '' TERM; echo ready; while :; do sleep 0.05; done"));
+        ready(&mut half, key);
+        half.stop(key, 3_600_000);
+        half.stop(key, second);
+        half.stop(key, u64::MAX);
+        assert_eq!(half.ended(key).signal, Some(libc::SIGKILL));
+    }
+}
+
+#[test]
+fn a_stopped_task_hears_term() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let key = half.start(bed.sh("echo $$ > leader; kill -STOP $$; sleep 600"));
+    let leader = number(&bed, "leader");
+    eventually("it is stopped", || (state(leader) == Some('T')).then_some(()));
+    half.stop(key, 3_600_000);
+    assert_eq!(half.ended(key).signal, Some(libc::SIGTERM));
+}
+
+#[test]
+fn a_stop_that_comes_after_the_end_changes_nothing() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let key = half.start(bed.sh("echo $$ > leader; until [ -e go ]; do sleep 0.01; done; exit 0"));
+    let leader = number(&bed, "leader");
+    // The runner is held still so that the task ends, and the stop arrives, before it looks.
+    kill(half.runner, Signal::SIGSTOP).unwrap();
+    fs::write(bed.cwd().join("go"), "").unwrap();
+    eventually("the task has ended", || (state(leader) == Some('Z')).then_some(()));
+    half.stop(key, 0);
+    kill(half.runner, Signal::SIGCONT).unwrap();
+    let ended = half.ended(key);
+    assert_eq!((ended.exit_code, ended.signal, ended.stop_sent), (Some(0), None, false));
+}
+
+#[test]
+fn a_grandchild_that_keeps_the_output_open_delays_nothing_and_is_killed() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let key = half.start(bed.sh("sleep 600 & echo $!; exit 3"));
+    let ended = half.ended(key);
+    assert_eq!(ended.exit_code, Some(3));
+    gone(bed.text(key).trim().parse().unwrap());
+}
+
+#[test]
+fn a_grandchild_that_left_the_session_is_killed() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    // Another task runs all the while, and keeps what is its own.
+    let other = half.start(bed.sh("setsid sh -c 'echo $$ > other; exec sleep 600' & wait"));
+    let others = number(&bed, "other");
+    let key = half.start(
+        bed.sh("setsid sh -c 'echo $$ > stray; sleep 600; :' & until [ -s stray ]; do sleep 0.01; done"),
+    );
+    assert_eq!(half.ended(key).exit_code, Some(0));
+    gone(number(&bed, "stray"));
+    assert!(state(others).is_some_and(|state| state != 'Z'));
+    half.stop(other, 0);
+    half.ended(other);
+    gone(others);
+}
+
+#[test]
+fn a_daemon_is_reaped_and_does_not_disturb_its_running_task() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let script =
+        "(setsid sh -c 'echo $$ > daemon; exit 9' &) ; until [ -s daemon ]; do sleep 0.01; done; read x < go";
+    let mut start = bed.sh(&script.replace("read x < go", "until [ -e go ]; do sleep 0.01; done; exit 4"));
+    start.output_limit = 0;
+    let key = half.start(start);
+    let daemon = number(&bed, "daemon");
+    eventually("the daemon is reaped", || state(daemon).is_none().then_some(()));
+    fs::write(bed.cwd().join("go"), "").unwrap();
+    assert_eq!(half.ended(key).exit_code, Some(4));
+}

@@ -1,0 +1,9 @@
+//! The runner with real processes: what a worker's network half, and through it a user, relies on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod bed;
+mod ending;
+mod output;
+mod starting;
+mod survival;

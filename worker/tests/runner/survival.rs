@@ -1,0 +1,259 @@
+//! What outlives what: halves, runners, and work directories.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::time::Duration;
+
+use muster_worker::runner::protocol::{FromRunner, Held, ToRunner, decode, encode};
+use muster_worker::runner::{RunnerOptions, connect, journal_path};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+
+use crate::bed::{Bed, Half, eventually, gone};
+
+#[test]
+fn a_half_that_comes_back_learns_what_happened_meanwhile() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let ends = half.start(bed.sh("until [ -e go ]; do sleep 0.01; done; echo meanwhile; exit 6"));
+    let goes_on = half.start(bed.sh("echo still; sleep 600"));
+    half.output(goes_on, 6);
+    let runner = half.runner;
+    drop(half);
+    fs::write(bed.cwd().join("go"), "").unwrap();
+    let half = eventually("the end is listed", || {
+        let half = bed.half();
+        half.held.iter().any(|held| matches!(held, Held::Ended(_))).then_some(half)
+    });
+    assert_eq!(half.runner, runner, "the same runner");
+    assert_eq!(half.held.len(), 2);
+    for held in &half.held {
+        match held {
+            Held::Ended(ended) => {
+                assert_eq!((ended.attempt, ended.exit_code, ended.size), (ends, Some(6), 10));
+                assert_eq!(bed.text(ends), "meanwhile\n");
+            }
+            Held::Running { attempt, pid, start_ms, size } => {
+                assert_eq!((*attempt, *size), (goes_on, 6));
+                assert!(*pid > 0 && *start_ms > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_newer_half_replaces_the_older() {
+    let mut bed = Bed::new();
+    let mut older = bed.half();
+    let key = older.start(bed.sh("sleep 600"));
+    let mut newer = bed.half();
+    older.closed();
+    newer.stop(key, 0);
+    assert_eq!(newer.ended(key).signal, Some(libc::SIGKILL));
+}
+
+#[test]
+fn who_does_not_speak_the_protocol_is_cut_off_and_changes_nothing() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    for bad in [&b"{}\n"[..], b"\xff\n", b"{\"type\":\"shutdown\",\"grace_ms\":0}\n"] {
+        let mut stream = connect(&bed.work()).unwrap();
+        stream.write_all(bad).unwrap();
+        assert_eq!(std::io::read_to_string(&stream).unwrap_or_default(), "");
+    }
+    let stream = connect(&bed.work()).unwrap();
+    (&stream).write_all(&encode(&ToRunner::Hello { version: 999 }).unwrap()).unwrap();
+    let answer = std::io::read_to_string(&stream).unwrap();
+    assert!(matches!(decode(answer.as_bytes()).unwrap(), FromRunner::Hello { version: 1, .. }));
+    assert_eq!(half.run(bed.sh("exit 1")).exit_code, Some(1), "the active half is not disturbed");
+}
+
+#[test]
+fn tasks_of_a_runner_that_died_are_killed_and_reported_lost() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let ended = half.start(bed.sh("echo kept; exit 2"));
+    half.ended(ended);
+    let lost = half.start(bed.sh(
+        "setsid sh -c 'echo $$ > stray; exec sleep 600' & until [ -s stray ]; do sleep 0.01; done; echo $$; sleep 600",
+    ));
+    half.output(lost, 1);
+    let leader: i32 = bed.text(lost).trim().parse().unwrap();
+    let stray: i32 = fs::read_to_string(bed.cwd().join("stray")).unwrap().trim().parse().unwrap();
+    bed.kill_runner();
+    half.closed();
+    // As if it had died in the middle of a record.
+    let mut journal = OpenOptions::new().append(true).open(journal_path(&bed.work())).unwrap();
+    journal.write_all(b"torn").unwrap();
+
+    let mut half = bed.half();
+    gone(leader);
+    gone(stray);
+    assert_eq!(half.held.len(), 2);
+    for held in &half.held {
+        let Held::Ended(end) = held else { panic!("{held:?}") };
+        if end.attempt == lost {
+            assert!(end.lost && end.exit_code.is_none() && end.signal.is_none());
+            assert_eq!(end.size, bed.output(lost).len() as u64, "what it printed is still there");
+        } else {
+            assert_eq!((end.attempt, end.exit_code, end.lost, end.size), (ended, Some(2), false, 5));
+            assert_eq!(bed.text(ended), "kept\n");
+        }
+    }
+    for attempt in [ended, lost] {
+        half.send(&ToRunner::Forget { attempt });
+    }
+    assert_eq!(half.run(bed.sh("exit 0")).exit_code, Some(0));
+}
+
+#[test]
+fn a_long_work_directory_has_a_socket_too() {
+    let mut bed = Bed::new();
+    let work = bed.dir.path().join("d".repeat(150)).join("work");
+    let mut half = Half::connect(&work, &bed.options);
+    assert_eq!(half.run(bed.sh("exit 8")).exit_code, Some(8));
+    half.send(&ToRunner::Shutdown { grace_ms: 0 });
+    half.closed();
+    gone(half.runner.as_raw());
+}
+
+#[test]
+fn shutdown_ends_the_tasks_and_keeps_their_results() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let on_term = "until [ -e go ]; do sleep 0.01; done; exit 7";
+    let key = half.start(bed.sh(&format!("trap '{on_term}' TERM; echo ready; while :; do sleep 0.05; done")));
+    half.output(key, 1);
+    half.send(&ToRunner::Shutdown { grace_ms: 600_000 });
+    let late = bed.sh("echo late > late");
+    assert_eq!(half.start_failed(late), (libc::ESHUTDOWN, false));
+    fs::write(bed.cwd().join("go"), "").unwrap();
+    assert_eq!(half.ended(key).exit_code, Some(7));
+    half.closed();
+    gone(half.runner.as_raw());
+    let half = bed.half();
+    assert!(matches!(&half.held[..], [Held::Ended(end)] if end.attempt == key && end.exit_code == Some(7)));
+    assert!(!bed.cwd().join("late").exists());
+}
+
+#[test]
+fn a_term_to_the_runner_ends_its_tasks_first() {
+    let mut bed = Bed::with(RunnerOptions { grace: Duration::from_millis(100), ..RunnerOptions::default() });
+    let mut half = bed.half();
+    let key = half.start(bed.sh("trap '' TERM; echo ready; while :; do sleep 0.05; done"));
+    half.output(key, 1);
+    kill(half.runner, Signal::SIGHUP).unwrap();
+    kill(half.runner, Signal::SIGTERM).unwrap();
+    let ended = half.ended(key);
+    assert_eq!((ended.signal, ended.stop_sent), (Some(libc::SIGKILL), true));
+    half.closed();
+    gone(half.runner.as_raw());
+}
+
+#[test]
+fn a_draining_runner_exits_when_the_last_result_is_acknowledged() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let key = half.start(bed.sh("until [ -e go ]; do sleep 0.01; done"));
+    half.send(&ToRunner::ShutdownWhenIdle);
+    assert_eq!(half.start_failed(bed.sh("")), (libc::ESHUTDOWN, false));
+    fs::write(bed.cwd().join("go"), "").unwrap();
+    half.ended(key);
+    half.send(&ToRunner::Forget { attempt: key });
+    half.closed();
+    gone(half.runner.as_raw());
+}
+
+#[test]
+fn an_idle_runner_exits_by_itself() {
+    let mut bed =
+        Bed::with(RunnerOptions { idle_exit: Duration::from_millis(10), ..RunnerOptions::default() });
+    let mut half = bed.half();
+    let key = half.start(bed.sh(":"));
+    half.ended(key);
+    let runner = half.runner;
+    drop(half);
+    let half = bed.half();
+    assert_eq!(half.runner, runner, "it does not go while a result is held");
+    half.send(&ToRunner::Forget { attempt: key });
+    drop(half);
+    gone(runner.as_raw());
+}
+
+#[test]
+fn a_runner_that_is_to_die_with_its_parent_ends_its_tasks() {
+    let grace = Duration::from_millis(100);
+    let mut bed = Bed::with(RunnerOptions { die_with_parent: true, grace, ..RunnerOptions::default() });
+    let mut half = bed.half();
+    let key = half.start(bed.sh("trap '' TERM; echo $$; while :; do sleep 0.05; done"));
+    half.output(key, 1);
+    let leader = bed.text(key).trim().parse().unwrap();
+    let runner = half.runner;
+    drop(half);
+    gone(leader);
+    gone(runner.as_raw());
+}
+
+#[test]
+fn two_that_start_a_runner_at_once_reach_the_same() {
+    // One that was too late takes over when the first has ended, and is not to wait long for a half.
+    let mut bed =
+        Bed::with(RunnerOptions { idle_exit: Duration::from_millis(10), ..RunnerOptions::default() });
+    let (work, options) = (bed.work(), bed.options.clone());
+    let connectors: Vec<_> = (0..4)
+        .map(|_| {
+            let (work, options) = (work.clone(), options.clone());
+            std::thread::spawn(move || {
+                let exe = std::path::Path::new(env!("CARGO_BIN_EXE_muster-worker"));
+                muster_worker::runner::ensure_running(&work, exe, &options.to_args(&work)).unwrap()
+            })
+        })
+        .collect();
+    let streams: Vec<_> = connectors.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let runners: Vec<_> = streams.into_iter().map(|stream| Half::greet(stream).runner).collect();
+    assert!(runners.iter().all(|runner| *runner == runners[0]), "{runners:?}");
+    bed.half();
+}
+
+#[test]
+fn a_long_journal_is_rewritten_and_nothing_is_forgotten() {
+    const RECORD: usize = 64;
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let seen = bed.sh("exit 0");
+    half.send(&ToRunner::Refuse { attempt: seen.attempt });
+    half.refused(seen.attempt);
+    let held = half.start(bed.sh("echo x; exit 2"));
+    half.ended(held);
+    bed.kill_runner();
+    // The last record, again and again, says nothing new.
+    let path = journal_path(&bed.work());
+    let bytes = fs::read(&path).unwrap();
+    let last = &bytes[bytes.len() - RECORD..];
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(&last.repeat(300_000)).unwrap();
+
+    let mut half = bed.half();
+    eventually("the journal is short again", || (fs::metadata(&path).unwrap().len() < 100_000).then_some(()));
+    let running = half.start(bed.sh("sleep 600"));
+    bed.kill_runner();
+    let mut half = bed.half();
+    let ends: Vec<_> =
+        half.held.iter().map(|held| (held.attempt(), matches!(held, Held::Ended(end) if end.lost))).collect();
+    assert_eq!(ends, [(held, false), (running, true)]);
+    half.send(&ToRunner::Start(seen.clone()));
+    half.refused(seen.attempt);
+}
+
+#[test]
+fn a_draining_runner_leaves_results_that_nobody_comes_for_to_the_next() {
+    let mut bed =
+        Bed::with(RunnerOptions { idle_exit: Duration::from_millis(10), ..RunnerOptions::default() });
+    let mut half = bed.half();
+    let key = half.start(bed.sh("exit 3"));
+    half.ended(key);
+    half.send(&ToRunner::ShutdownWhenIdle);
+    let runner = half.runner;
+    drop(half);
+    gone(runner.as_raw());
+    assert_eq!(bed.half().held.len(), 1);
+}
