@@ -1,1 +1,21 @@
-//! placeholder
+//! What the end-to-end tests and the benchmarks share: a cluster of real processes, a proxy that cuts
+//! connections, readers of watches and logs, and the child program that misbehaves on request.
+//!
+//! It starts processes only through [`Cluster`], which ends every one of them when it is dropped, and decides
+//! nothing that a test asserts.
+
+// This crate is test code as a whole: a failure here is a failed test, and panics say so best.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod bins;
+mod cluster;
+mod follow;
+pub mod probe;
+mod proxy;
+mod sweep;
+
+pub use bins::{bin, examples_dir};
+pub use cluster::{Cluster, ClusterOptions, WorkerOptions, WorkerProcess};
+pub use follow::{WatchLog, eventually, read_log, wait_for};
+pub use proxy::Proxy;
+pub use sweep::{kill_processes_of, processes_of};

@@ -1,0 +1,150 @@
+//! The `muster` command against real processes: its output, its exit codes, and `run` with nothing else there.
+
+use std::{fs, process::Output};
+
+use muster_tests::{Cluster, WorkerOptions, eventually, examples_dir, processes_of, wait_for};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::SOON;
+
+async fn muster(cluster: &Cluster, args: &[&str]) -> Output {
+    let mut command = cluster.command("muster", "muster");
+    command.env("MUSTER_COORDINATOR", format!("http://{}", cluster.address()));
+    let output = command.args(args).stderr(std::process::Stdio::piped()).output();
+    tokio::time::timeout(SOON, output).await.expect("the command ends").expect("the command starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submit_watch_status_and_logs_tell_how_it_went() {
+    let cluster = Cluster::start().await;
+    let _worker = cluster.worker(WorkerOptions::new("solo", 2)).await;
+    let file = cluster.dir().join("batch.json");
+    fs::write(&file, r#"["say first", "say second;exit 3"]"#).unwrap();
+    let submitted = muster(&cluster, &["submit", file.to_str().unwrap(), "--watch"]).await;
+    assert_eq!(submitted.status.code(), Some(1), "one task fails: {submitted:?}");
+
+    let listed = muster(&cluster, &["list", "--output", "json"]).await;
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let id = cluster.runs()[0].batch.clone();
+    assert!(text(&listed.stdout).contains(&id));
+    let status = muster(&cluster, &["status", &id, "--output", "seed-json"]).await;
+    let document: serde_json::Value = serde_json::from_slice(&status.stdout).expect("one JSON document");
+    assert_eq!(document["mode"], "batch_run");
+    assert_eq!(document["scheduler_status"], "completed");
+    assert_eq!(document["tasks"][1]["exit_code"], 3);
+    assert_eq!(document["tasks"][1]["failure_reason"], "exit_code");
+    let logs = muster(&cluster, &["logs", &id, "2"]).await;
+    assert!(text(&logs.stdout).contains("second"), "{logs:?}");
+    let watched = muster(&cluster, &["watch", &id]).await;
+    assert_eq!(watched.status.code(), Some(1), "{watched:?}");
+    let workers = muster(&cluster, &["workers"]).await;
+    assert!(text(&workers.stdout).contains("solo"), "{workers:?}");
+    let limits = muster(&cluster, &["limits"]).await;
+    assert_eq!(limits.status.code(), Some(0), "{limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_an_absent_coordinator_have_their_exit_codes() {
+    let mut cluster = Cluster::start().await;
+    let file = cluster.dir().join("bad.json");
+    fs::write(&file, r#"[{"promt": "a"}]"#).unwrap();
+    let refused = muster(&cluster, &["submit", file.to_str().unwrap()]).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(text(&refused.stderr).contains("prompt"), "the way out: {refused:?}");
+    let unknown = muster(&cluster, &["status", "0000000000000"]).await;
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+    fs::write(&file, r#"["say a"]"#).unwrap();
+    let waiting = muster(&cluster, &["submit", file.to_str().unwrap()]).await;
+    assert_eq!(waiting.status.code(), Some(0), "{waiting:?}");
+    let said = text(&waiting.stdout) + &text(&waiting.stderr);
+    assert!(said.contains("muster-worker"), "without a worker it names the command that starts one: {said}");
+    cluster.kill_coordinator().await;
+    let gone = muster(&cluster, &["list"]).await;
+    assert_eq!(gone.status.code(), Some(3), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_needs_nothing_else_and_leaves_no_process() {
+    let cluster = Cluster::start().await;
+    let batch = examples_dir().join("batch.json");
+    let dispatch = examples_dir().join("dispatch");
+    let data = cluster.dir().join("run-data");
+    let args = [
+        "run",
+        batch.to_str().unwrap(),
+        "--dispatch",
+        dispatch.to_str().unwrap(),
+        "--data-dir",
+        data.to_str().unwrap(),
+    ];
+    let ran = muster(&cluster, &args).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let mut posters = Vec::new();
+    find(&data, "svg", &mut posters);
+    assert_eq!(posters.len(), 5, "{posters:?}");
+    let drawn = posters.iter().map(|poster| fs::read_to_string(poster).unwrap()).collect::<String>();
+    assert!(drawn.contains("清晨的竹林") && drawn.contains("tea &amp; cake on a &lt;small&gt; table"));
+    eventually("no process is left", SOON, || async { processes_of(&data).is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_cancels_and_exits_130() {
+    let cluster = Cluster::start().await;
+    let file = cluster.dir().join("batch.json");
+    fs::write(&file, r#"["say up;touch up;wait never", "say two"]"#).unwrap();
+    let data = cluster.dir().join("run-data");
+    let mut command = cluster.command("muster", "muster-run");
+    let probe = muster_tests::bin("probe");
+    command.args(["run", file.to_str().unwrap(), "--slots", "1", "--concurrency", "1", "--dispatch"]);
+    let mut child =
+        command.arg(probe).arg("--data-dir").arg(&data).stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_for(&cluster.probe_dir().join("up")).await;
+    kill(Pid::from_raw(child.id().unwrap() as i32), Signal::SIGINT).unwrap();
+    let status = tokio::time::timeout(SOON, child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(status.code(), Some(130), "{status:?}");
+    assert_eq!(cluster.runs().len(), 1, "the second task never starts");
+    eventually("no process is left", SOON, || async { processes_of(&data).is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_must_not_start_say_why() {
+    let cluster = Cluster::start().await;
+    let _worker = cluster.worker(WorkerOptions::new("taken", 1)).await;
+    let end = async |program: &str, args: &[&str]| {
+        let mut command = cluster.command(program, "refused");
+        let output = command.args(args).stderr(std::process::Stdio::piped()).output();
+        let output = tokio::time::timeout(SOON, output).await.expect("it ends at once").unwrap();
+        assert!(!output.status.success(), "{program} {args:?}: {output:?}");
+        text(&output.stderr)
+    };
+    let (data, other) = (cluster.data_dir(), cluster.dir().join("other"));
+    let (data, other) = (data.to_str().unwrap(), other.to_str().unwrap());
+    let second = end("muster-coordinator", &["--listen", "127.0.0.1:0", "--data-dir", data]).await;
+    assert!(second.contains(data), "a second coordinator on the same data: {second}");
+    let open = end("muster-coordinator", &["--listen", "0.0.0.0:0", "--data-dir", other]).await;
+    assert!(open.contains("--insecure"), "another address than loopback: {open}");
+    let url = format!("http://{}", cluster.address());
+    let args = ["--coordinator", &url, "--dispatch", "true", "--name", "taken", "--work-dir", other];
+    let namesake = end("muster-worker", &args).await;
+    assert!(namesake.contains("taken") && namesake.contains("--name"), "a used name: {namesake}");
+    let zero = end("muster-coordinator", &["--data-dir", other, "--system-max-tasks", "0"]).await;
+    assert!(zero.contains("system-max-tasks"), "{zero}");
+}
+
+fn find(folder: &std::path::Path, extension: &str, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            find(&path, extension, found);
+        } else if path.extension().is_some_and(|own| own == extension) {
+            found.push(path);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Real processes on loopback: what users were promised, end to end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
+mod cancel_retry_drain;
+mod command;
+mod fleet;
+mod launch_failure;
+mod nasty;
+mod restart;
+mod secret;
+mod submit_run;
+
+use std::time::Duration;
+
+/// A wait for something that takes well under a second on an idle machine; tests share two cores.
+const SOON: Duration = Duration::from_secs(60);
+/// A wait for something that takes some seconds.
+const LATER: Duration = Duration::from_secs(120);
