@@ -61,13 +61,11 @@ fn story(open: impl Fn() -> Opened) {
         head: head(old, 3),
         state: state(1, [3, 0, 0, 0, 0]),
         tasks: vec![fresh.clone(); 3],
-        has_secret: true,
     };
     let expected_new = LoadedBatch {
         head: head(new, 5),
         state: state(1, [5, 0, 0, 0, 0]),
         tasks: vec![fresh.clone(); 5],
-        has_secret: false,
     };
     assert_eq!(store.load_unfinished().unwrap(), [expected_old.clone(), expected_new.clone()]);
     assert_eq!(store.find_request("r-1").unwrap(), Some(request.clone()));
@@ -150,8 +148,7 @@ fn story(open: impl Fn() -> Opened) {
     store.commit(&changes).unwrap();
     assert_eq!(store.secret(old).unwrap(), None);
     assert_eq!(store.load_unfinished().unwrap().iter().map(|batch| batch.head.id).collect::<Vec<_>>(), [new]);
-    let loaded = store.load_batch(old).unwrap().unwrap();
-    assert_eq!((loaded.state, loaded.has_secret), (ended, false));
+    assert_eq!(store.load_batch(old).unwrap().unwrap().state, ended);
 
     // A late result is seen with its task, an ordinary one is not, and the same attempt is kept once.
     let late = attempt_row(life, old, 2, 1, true);
@@ -176,8 +173,7 @@ fn story(open: impl Fn() -> Opened) {
             Change::Secret(old, Some(b"second".to_vec())),
         ])
         .unwrap();
-    let loaded = store.load_unfinished().unwrap().remove(0);
-    assert_eq!((loaded.head.id, loaded.has_secret, &loaded.tasks[1]), (old, true, &again));
+    assert_eq!(store.load_unfinished().unwrap().remove(0).head.id, old);
     assert_eq!(store.secret(old).unwrap().as_deref(), Some(&b"second"[..]));
 
     // A group is stored as a whole or not at all, and nothing follows one that failed.
@@ -329,6 +325,7 @@ fn state(revision: i64, [queued, running, completed, failed, cancelled]: [u32; 5
         start_ms: started.then_some(21),
         end_ms: (revision == 5).then_some(22),
         cancel_reason: (revision == 5).then(|| "enough".into()),
+        uses_key: revision != 3,
     }
 }
 
