@@ -165,7 +165,8 @@ impl Engine {
         let until_timer =
             self.machine.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(now)));
         let patience = until_timer.unwrap_or(MAX_WAIT).min(MAX_WAIT);
-        match runtime.block_on(timeout(patience, self.inputs.recv())) {
+        // Made inside of the runtime: a timer belongs to one.
+        match runtime.block_on(async { timeout(patience, self.inputs.recv()).await }) {
             Ok(Some(input)) => Next::Input(input),
             Ok(None) => Next::Closed,
             Err(_) => Next::Timer,
