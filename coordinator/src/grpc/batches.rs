@@ -29,7 +29,7 @@ use crate::{
 
 use super::{
     context::Context,
-    convert::{Violation, submit},
+    convert::{self, Violation, submit},
     page_token::PageToken,
     status, tail, watch,
 };
@@ -159,10 +159,10 @@ impl v1::batch_service_server::BatchService for Batches {
         let policy = Arc::clone(&self.context.policy);
         let policy = self.context.compute(move || policy.read()).await?;
         Ok(Response::new(v1::GetPolicyResponse {
-            max_concurrency: super::convert::count(policy.max_concurrency),
-            max_tasks: super::convert::count(policy.max_tasks),
-            system_max_concurrency: super::convert::count(policy.system.max_concurrency),
-            system_max_tasks: super::convert::count(policy.system.max_tasks),
+            max_concurrency: convert::count(policy.max_concurrency),
+            max_tasks: convert::count(policy.max_tasks),
+            system_max_concurrency: convert::count(policy.system.max_concurrency),
+            system_max_tasks: convert::count(policy.system.max_tasks),
         }))
     }
 }
@@ -282,7 +282,8 @@ fn preview(context: &Context, submit: event::Submit) -> v1::Batch {
     batch.batch_id = String::new();
     batch.create_time = None;
     batch.reply_markdown = format!(
-        "**The batch is valid**: {count} tasks, at most {} at once. Nothing was stored.",
+        "**The batch is valid**: {}, at most {} at once. Nothing was stored.",
+        convert::batch::tasks(view.head.task_count),
         view.head.effective_concurrency
     );
     batch.tasks_omitted = tasks.is_none();

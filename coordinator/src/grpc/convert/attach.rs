@@ -345,7 +345,7 @@ mod tests {
         let ended = v1::Ended { attempt: Some(id().into()), ..v1::Ended::default() };
         assert_eq!(from(Some(In::Ended(ended.clone()))), "ended.outcome");
         let outcome = Some(v1::ended::Outcome::ExitCode(0));
-        let log = v1::Ended { outcome, inline_log: vec![0; 3].into(), log_size: 2, ..ended };
+        let log = v1::Ended { outcome: outcome.clone(), inline_log: vec![0; 3].into(), log_size: 2, ..ended };
         assert_eq!(from(Some(In::Ended(log))), "ended.inline_log");
         let huge =
             v1::Ended { attempt: Some(id().into()), outcome, log_size: u64::MAX, ..Default::default() };

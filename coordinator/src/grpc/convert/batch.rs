@@ -68,7 +68,7 @@ fn counts(counts: Counts) -> v1::TaskCounts {
 /// is the same wherever the batch is shown.
 fn reply_markdown(head: &BatchHead, state: &BatchState) -> String {
     let id = head.id;
-    let tasks = if head.task_count == 1 { "1 task".to_owned() } else { format!("{} tasks", head.task_count) };
+    let tasks = tasks(head.task_count);
     let cancelling = state.cancel_reason.is_some() && !state.status.is_ended();
     let word = match state.status {
         _ if cancelling => "is being cancelled",
@@ -106,6 +106,11 @@ fn reply_markdown(head: &BatchHead, state: &BatchState) -> String {
     text.push('\n');
     text.push_str(&next);
     text
+}
+
+/// A number of tasks in words.
+pub(crate) fn tasks(count: u32) -> String {
+    if count == 1 { "1 task".to_owned() } else { format!("{count} tasks") }
 }
 
 #[cfg(test)]
