@@ -422,7 +422,7 @@ fn heartbeats_are_sent_and_silence_ends_the_session() {
     script.ms = HEARTBEAT;
     let beat = Effect::Send(ToCoordinator::Heartbeat(held(&[(1, HeldPhase::Running)])));
     assert_eq!(script.dispatcher.next_deadline(), Some(HEARTBEAT));
-    assert_eq!(script.event(Event::Tick), [beat.clone()]);
+    assert_eq!(script.event(Event::Tick), std::slice::from_ref(&beat));
     assert_eq!(script.say(FromCoordinator::Heartbeat), []);
     script.ms = 2 * HEARTBEAT;
     assert_eq!(script.event(Event::Tick), [beat]);
