@@ -13,8 +13,9 @@ use zeroize::Zeroize;
 use super::log;
 use super::protocol::{self, FromRunner, LineError, MAX_LINE, ToRunner};
 
-/// The most connections at once.
-const MAX_CLIENTS: usize = 4;
+/// The most connections at once. One is enough, but several may try to be it, and a runner that is too many looks
+/// whether we answer.
+const MAX_CLIENTS: usize = 16;
 /// Bytes read at once.
 const READ_SIZE: usize = 256 * 1024;
 /// More than this waiting to be sent, and notices of output are held back.

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -16,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{getppid, setsid};
+use nix::unistd::{close, getppid, setsid};
 
 use super::journal::{Journal, Outcome, Record, Replay};
 use super::launch::connect;
@@ -65,6 +66,7 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
     let parent = getppid();
     // Our own session: neither the terminal's signals nor its hang-up are for us. Fails only if we lead one.
     let _ = setsid();
+    close_inherited();
     let signals = take_signals()?;
     set_child_subreaper(true)?;
     DirBuilder::new().recursive(true).mode(0o700).create(work_dir)?;
@@ -102,6 +104,17 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
     let _ = fs::remove_file(address.path());
     log::line(format_args!("the runner exits: {why}"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Closes what was handed down to us beyond the standard streams, so that neither we nor a task keeps somebody's
+/// pipe or lock. Nothing of our own is open yet.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<RawFd> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        let _ = close(fd);
+    }
 }
 
 /// Blocks the signals that are events to us, and returns where they are read. Nothing that we spawn inherits

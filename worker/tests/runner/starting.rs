@@ -173,3 +173,15 @@ fn a_refusal_of_what_is_held_says_what_it_is() {
     half.send(&ToRunner::Refuse { attempt: key });
     assert_eq!(half.ended(key).signal, Some(libc::SIGKILL));
 }
+
+#[test]
+fn a_task_has_no_file_open_but_its_input_and_output() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    // The shell's own listing opens one more.
+    let key = half.start(bed.sh("for fd in /proc/self/fd/*; do echo ${fd##*/}; done"));
+    half.ended(key);
+    let text = bed.text(key);
+    let open: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(open.starts_with(&[0, 1, 2]) && open.len() <= 4, "{open:?}");
+}
