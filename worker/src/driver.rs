@@ -345,6 +345,7 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
             Effect::StopPushing(attempt) => self.ledger.stop(attempt),
             Effect::Welcomed => {
                 tracing::info!("connected");
+                self.ledger.hurry();
                 self.welcomed = true;
                 if let Some((ready, on_ready)) = self.ready.take() {
                     on_ready(ready);

@@ -441,13 +441,17 @@ fn nothing_is_said_before_it_is_known_what_the_runner_holds() {
     let running = protocol::Held::Running { attempt: to_key(id(1)), pid: 40, start_ms: 1, size: 0 };
     let ended = protocol::Held::Ended(runner_ended(2, 3));
     assert_eq!(script.runner_hello(vec![running, ended]), []);
+    assert_eq!(script.output(1, 8), []);
     assert_eq!(script.dial(), [hello(&[(1, HeldPhase::Running), (2, HeldPhase::Ended)])]);
+    script.ms = PUSH_DELAY_MS;
+    assert_eq!(script.event(Event::Tick), [], "how much of the output is stored is not known yet");
     let unknown_path = |report: Report| Report { output_path: String::new(), ..report };
     assert_eq!(
         script.welcome(&[(1, Verdict::GoOn, 0), (2, Verdict::Report, 0)]),
         [
             Effect::Welcomed,
             Effect::Send(ToCoordinator::Started { attempt: id(1), pid: 40, output_path: String::new() }),
+            Effect::Push { attempt: id(1), from: None, size: 8 },
             Effect::Send(ToCoordinator::Ended { report: unknown_path(report(2, 0, 3)), inline: true }),
         ]
     );

@@ -200,6 +200,29 @@ async fn a_task_outlives_a_crash_of_the_network_half() {
 }
 
 #[tokio::test]
+async fn a_task_whose_runner_dies_is_reported_and_the_worker_goes_on() {
+    let mut coordinator = Coordinator::start().await;
+    let dir = Dir::new();
+    let worker = Worker::start(&coordinator, &dir);
+    let mut session = coordinator.welcome().await;
+    session.offer(1, "exec sleep 1000").await;
+    let started = session.started(1).await;
+    let status = fs::read_to_string(format!("/proc/{}/status", started.pid)).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    kill(Pid::from_raw(parent.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    assert!(matches!(session.ended(1).await.outcome, Some(Outcome::WorkerCrashed(_))));
+    session.acknowledge(1).await;
+    session.offer(2, "exit 0").await;
+    session.started(2).await;
+    assert_eq!(session.ended(2).await.outcome, Some(Outcome::ExitCode(0)));
+    session.acknowledge(2).await;
+    worker.ask.send_replace(Shutdown::Drain);
+    assert_eq!(session.next().await, FromWorker::Draining(v1::Draining {}));
+    session.leaves().await;
+    worker.ends().await.unwrap();
+}
+
+#[tokio::test]
 async fn much_output_is_pushed_and_what_is_over_the_limit_is_counted() {
     let mut coordinator = Coordinator::start().await;
     let dir = Dir::new();
