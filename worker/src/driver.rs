@@ -253,7 +253,9 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
         link_stop.cancel();
         self.commands = None;
         let _ = tokio::time::timeout(FLUSH, flush_link(&mut link, &mut link_events)).await;
-        if let Some(Current { number, outgoing, .. }) = self.session.take() {
+        if !matches!(self.exit, Some(Exit::SentAway(_)))
+            && let Some(Current { number, outgoing, .. }) = self.session.take()
+        {
             drop(outgoing);
             let _ = tokio::time::timeout(FLUSH, flush_session(number, &mut session_events)).await;
         }
