@@ -4,10 +4,13 @@
 
 mod bad_input;
 mod cancel_retry_drain;
+mod chaos;
 mod command;
 mod fleet;
 mod launch_failure;
+mod logs;
 mod nasty;
+mod policy;
 mod restart;
 mod secret;
 mod submit_run;

@@ -1,8 +1,8 @@
 //! A canary in the place of an API key: the child sees it, and nothing else ever shows it.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use muster_proto::v1::{GetBatchRequest, RetryBatchRequest, SubmitBatchRequest};
+use muster_proto::v1::{FailureReason, GetBatchRequest, RetryBatchRequest, SubmitBatchRequest};
 use muster_tests::{Cluster, WatchLog, WorkerOptions, probe::stamp_stem, read_log, wait_for};
 use tonic::Code;
 
@@ -73,6 +73,40 @@ async fn a_key_survives_a_restart_encrypted() {
     let seen = fs::read_to_string(cluster.probe_dir().join(stem).with_extension("key")).unwrap();
     assert_eq!(seen, CANARY);
     assert_nowhere(&cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_key_file_fails_the_tasks_that_need_it_and_nothing_else() {
+    let mut cluster = Cluster::start().await;
+    let request = |api_key: &str| SubmitBatchRequest {
+        batch_json: r#"["key;say ran"]"#.into(),
+        api_key: api_key.into(),
+        ..Default::default()
+    };
+    let submit = async |cluster: &Cluster, api_key: &str| {
+        let reply = cluster.batches().submit_batch(request(api_key)).await.unwrap().into_inner();
+        reply.batch.unwrap().batch_id
+    };
+    let keyed = submit(&cluster, CANARY).await;
+    let keyless = submit(&cluster, "").await;
+    cluster.kill_coordinator().await;
+    // Beside the data, not in it, so that a copy of the data holds no key.
+    let key_file = cluster.dir().join("data.key");
+    let mode = fs::metadata(&key_file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    fs::remove_file(&key_file).unwrap();
+    cluster.start_coordinator().await;
+    let _worker = cluster.worker(WorkerOptions::new("solo", 1)).await;
+    let mut watch = WatchLog::new(&keyed);
+    watch.follow_to_end(&cluster, SOON).await;
+    assert_eq!(watch.tasks[&1].failure_reason(), FailureReason::SecretUnavailable, "{:?}", watch.tasks[&1]);
+    assert!(!watch.tasks[&1].failure_message.is_empty());
+    let end = WatchLog::new(&keyless).follow_to_end(&cluster, SOON).await;
+    assert_eq!(end.counts.unwrap().completed, 1);
+    let after = submit(&cluster, CANARY).await;
+    let end = WatchLog::new(&after).follow_to_end(&cluster, SOON).await;
+    assert_eq!(end.counts.unwrap().completed, 1, "a new key is made, and new batches have theirs");
+    assert_eq!(cluster.runs().len(), 2);
 }
 
 /// Searches every file that our processes wrote, and the arguments of every process of the machine.
