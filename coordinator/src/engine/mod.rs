@@ -165,7 +165,7 @@ impl Engine {
         let until_timer =
             self.machine.next_deadline().map(|at| Duration::from_millis(at.saturating_sub(now)));
         let patience = until_timer.unwrap_or(MAX_WAIT).min(MAX_WAIT);
-        // Made inside of the runtime: a timer belongs to one.
+        // The timer belongs to the runtime, so it is made inside it.
         match runtime.block_on(async { timeout(patience, self.inputs.recv()).await }) {
             Ok(Some(input)) => Next::Input(input),
             Ok(None) => Next::Closed,

@@ -39,7 +39,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
     index::{Index, Place},
-    record::{Extent, HEADER, MAX_OUTPUT},
+    record::Extent,
     segment::{Opened, Sealed},
     writer::{Chunk, Writer},
 };
@@ -73,16 +73,9 @@ impl Options {
     fn clamped(self) -> Self {
         Self {
             segment_bytes: self.segment_bytes.clamp(1, 1 << 30),
-            queue_bytes: self.queue_bytes.clamp(1, 1 << 28),
+            queue_bytes: self.queue_bytes.clamp(2 * CHUNK_ROOM, 1 << 28),
             group_bytes: self.group_bytes.clamp(1, 1 << 28),
         }
-    }
-
-    /// Bytes of a segment that one group can take: its chunks passed through the queue, each with its share of
-    /// headers, and the last one may be as big as the queue.
-    const fn group_on_disk(&self) -> usize {
-        let bytes = self.group_bytes + self.queue_bytes;
-        bytes + bytes / MAX_OUTPUT * HEADER + HEADER
     }
 }
 
@@ -150,7 +143,7 @@ impl Logs {
         on_stored: impl Fn(AttemptId, u64) + Send + 'static,
     ) -> Result<Self, Error> {
         let options = options.clamped();
-        let Opened { index, active, damage } = segment::open(dir, &options)?;
+        let Opened { index, active, damage } = segment::open(dir)?;
         let (sender, queue) = mpsc::unbounded_channel();
         let state = State {
             index,
@@ -186,9 +179,23 @@ impl Logs {
 
     /// Queues output of an attempt that begins at `offset`; waits while the queue is full. What is stored or
     /// queued already is passed over, so sending again is harmless. It is durable once `stored` has reached its
-    /// end. Chunks of one attempt must be handed in one after the other. A dropped call has queued all or nothing.
+    /// end. Chunks of one attempt must be handed in one after the other. A call that is dropped has queued a
+    /// beginning of the chunk, or nothing.
     pub async fn append(&self, attempt: AttemptId, offset: u64, data: Bytes) -> Result<(), Error> {
-        let room = (data.len() + CHUNK_ROOM).min(self.shared.options.queue_bytes) as u32;
+        let (mut offset, mut data) = (offset, data);
+        loop {
+            let piece = data.split_to(data.len().min(self.shared.options.queue_bytes - CHUNK_ROOM));
+            let end = offset.saturating_add(piece.len() as u64);
+            self.append_piece(attempt, offset, piece).await?;
+            if data.is_empty() {
+                return Ok(());
+            }
+            offset = end;
+        }
+    }
+
+    async fn append_piece(&self, attempt: AttemptId, offset: u64, data: Bytes) -> Result<(), Error> {
+        let room = (data.len() + CHUNK_ROOM) as u32;
         let permit = self.shared.room.acquire_many(room).await.map_err(|_| self.shared.why_closed())?;
         let mut data = data;
         let mut state = self.shared.state();
@@ -199,11 +206,8 @@ impl Logs {
             return Ok(());
         }
         let end = expected + data.len() as u64;
-        let sent = state
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.send(Chunk { attempt, offset: expected, data, room }).is_ok());
-        if sent {
+        let chunk = Chunk { attempt, offset: expected, data, room };
+        if state.queue.as_ref().is_some_and(|queue| queue.send(chunk).is_ok()) {
             state.index.set_queued(attempt, end);
             // Given back by the writer.
             permit.forget();

@@ -3,9 +3,12 @@
 //! Pure: bytes in, bytes out. All numbers are little-endian.
 //!
 //! ```text
-//! mark 4 | crc32 4 | life 8 | batch 8 | task 4 | attempt 4 | offset 8 | length 4 | output
-//!                    ╰────────────── under the checksum ─────────────────────────────╯
+//! mark 4 | crc32 4 | life 8 | batch 8 | task 4 | attempt 4 | offset 8 | length 4 | synced 4 | output
+//!                    ╰─────────────────────── under the checksum ────────────────────────────────╯
 //! ```
+//!
+//! `synced` is where the record's group begins: all before it was synced before the group was written. So what
+//! a crash may have torn can be told from what broke later.
 
 use std::ops::Range;
 
@@ -15,7 +18,7 @@ use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 /// The first bytes of a segment; the last of them counts the versions.
 pub(super) const FILE_MARK: &[u8; 8] = b"MUSTLOG1";
 /// Bytes of a record before its output.
-pub(super) const HEADER: usize = 44;
+pub(super) const HEADER: usize = 48;
 /// Output in one record at most. A reader takes whole records, so that it can verify them.
 pub(super) const MAX_OUTPUT: usize = 64 << 10;
 
@@ -51,11 +54,12 @@ impl Extent {
 pub(super) struct Record<'bytes> {
     pub(super) attempt: AttemptId,
     pub(super) offset: u64,
+    pub(super) synced: u32,
     pub(super) output: &'bytes [u8],
 }
 
 /// Appends a record with at most `MAX_OUTPUT` bytes, which come in pieces.
-pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, pieces: &[Bytes]) {
+pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, synced: u32, pieces: &[Bytes]) {
     let start = into.len();
     let length: usize = pieces.iter().map(Bytes::len).sum();
     into.extend_from_slice(MARK);
@@ -63,6 +67,7 @@ pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, pieces
     into.extend_from_slice(&encode_attempt(attempt));
     into.extend_from_slice(&offset.to_le_bytes());
     into.extend_from_slice(&(length as u32).to_le_bytes());
+    into.extend_from_slice(&synced.to_le_bytes());
     for piece in pieces {
         into.extend_from_slice(piece);
     }
@@ -82,7 +87,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record<'_>> {
         return None;
     }
     let attempt = decode_attempt(header.get(CHECKED..)?)?;
-    Some(Record { attempt, offset: u64_at(header, 32)?, output })
+    Some(Record { attempt, offset: u64_at(header, 32)?, synced: u32_at(header, 44)?, output })
 }
 
 /// An attempt's id in 24 bytes.
@@ -120,6 +125,8 @@ pub(super) struct Scan {
     pub(super) records: Vec<(AttemptId, Extent)>,
     /// What lies between good records, or after the last, and is none.
     pub(super) damaged: Vec<Range<usize>>,
+    /// Everything before this place was synced, as the records tell.
+    pub(super) synced: usize,
 }
 
 /// Reads all records of a segment of less than 4 GiB. After damage it goes on at the next good record.
@@ -137,6 +144,7 @@ pub(super) fn scan(segment: &[u8]) -> Scan {
         if let Some(from) = damaged_from.take() {
             found.damaged.push(from..at);
         }
+        found.synced = found.synced.max(record.synced as usize);
         let extent =
             Extent { offset: record.offset, position: at as u32, length: record.output.len() as u32 };
         found.records.push((record.attempt, extent));
@@ -169,7 +177,7 @@ mod tests {
             starts.push(segment.len());
             let (head, tail) = text.split_at(text.len() / 2);
             let pieces = [Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
-            encode(&mut segment, attempt(task), 7, &pieces);
+            encode(&mut segment, attempt(task), 7, 8 * task, &pieces);
         }
         (segment, starts)
     }
@@ -178,9 +186,9 @@ mod tests {
     fn records_are_read_back() {
         let (segment, starts) = three();
         let first = decode(&segment[starts[0]..]).unwrap();
-        assert_eq!(first, Record { attempt: attempt(1), offset: 7, output: b"first" });
+        assert_eq!(first, Record { attempt: attempt(1), offset: 7, synced: 8, output: b"first" });
         let scan = scan(&segment);
-        assert!(scan.damaged.is_empty());
+        assert_eq!((scan.synced, scan.damaged.len()), (16, 0));
         let found: Vec<_> = scan.records.iter().map(|(id, extent)| (*id, extent.position as usize)).collect();
         assert_eq!(found, [(attempt(1), starts[0]), (attempt(2), starts[1]), (attempt(1), starts[2])]);
     }
@@ -190,14 +198,20 @@ mod tests {
         let (segment, starts) = three();
         for end in starts[2] + 1..segment.len() {
             let scan = scan(&segment[..end]);
-            assert_eq!((scan.records.len(), scan.damaged), (2, vec![starts[2]..end]));
+            assert_eq!(
+                (scan.records.len(), scan.damaged.as_slice()),
+                (2, std::slice::from_ref(&(starts[2]..end)))
+            );
         }
         for place in starts[0]..starts[1] {
             for bit in 0..8 {
                 let mut damaged = segment.clone();
                 damaged[place] ^= 1 << bit;
                 let scan = scan(&damaged);
-                assert_eq!((scan.records.len(), scan.damaged), (2, vec![starts[0]..starts[1]]));
+                assert_eq!(
+                    (scan.records.len(), scan.damaged.as_slice()),
+                    (2, std::slice::from_ref(&(starts[0]..starts[1])))
+                );
             }
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use muster_proto::AttemptId;
 
 use super::{
-    Damage, Error, Options,
+    Damage, Error,
     index::{Index, Piece, pieces, sort},
     record::{self, Extent, FILE_MARK, Scan, u32_at, u64_at},
 };
@@ -39,7 +39,7 @@ pub(super) struct Opened {
 }
 
 /// Finds what is stored, makes the last segment end with its last whole record, and syncs it.
-pub(super) fn open(dir: &Path, options: &Options) -> Result<Opened, Error> {
+pub(super) fn open(dir: &Path) -> Result<Opened, Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
     let numbers = numbers(dir)?;
     let mut index = Index::default();
@@ -57,7 +57,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Opened, Error> {
             index.add_sealed(attempt, piece);
         }
     }
-    let active = open_last(dir, last, options, &mut index, &mut damage)?;
+    let active = open_last(dir, last, &mut index, &mut damage)?;
     for found in &damage {
         tracing::error!(
             segment = %found.segment.display(), from = found.from, to = found.to,
@@ -118,20 +118,13 @@ fn read_segment(path: &Path) -> Result<(Vec<u8>, Scan), Error> {
     Ok((bytes, scan))
 }
 
-fn open_last(
-    dir: &Path,
-    number: u32,
-    options: &Options,
-    index: &mut Index,
-    damage: &mut Vec<Damage>,
-) -> Result<Active, Error> {
+fn open_last(dir: &Path, number: u32, index: &mut Index, damage: &mut Vec<Damage>) -> Result<Active, Error> {
     let path = log_path(dir, number);
     let (bytes, mut scan) = read_segment(&path)?;
     let mark = FILE_MARK.len();
-    // What a crash left of the group that was being written can be anything; what is further back than a
-    // group can be long was synced, and broke later.
-    let torn_from = bytes.len().saturating_sub(options.group_on_disk());
-    let cut = scan.damaged.iter().find(|range| range.start >= torn_from || range.end == bytes.len());
+    // What a crash left of the last group can be anything, so whatever follows its first gap was never told to
+    // be stored. What is damaged before it was synced, and broke later.
+    let cut = scan.damaged.iter().find(|range| range.start >= scan.synced);
     let length = cut.map_or(bytes.len(), |range| range.start).max(mark);
     if length < bytes.len() {
         tracing::warn!(segment = %path.display(), from = length, to = bytes.len(), "cut a torn end");

@@ -1,6 +1,6 @@
 //! The thread that writes: takes what waits, writes it as one group, syncs once, and only then tells.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{os::unix::fs::FileExt, sync::Arc};
 
 use bytes::Bytes;
 use muster_proto::AttemptId;
@@ -62,13 +62,8 @@ impl<F: Fn(AttemptId, u64)> Writer<F> {
         }
         let (buffer, records) = encode(group, self.length);
         let active = self.shared.active_file();
-        let path = || segment::log_path(&self.shared.dir, self.number);
-        let write = |path: PathBuf| {
-            std::os::unix::fs::FileExt::write_all_at(&*active, &buffer, self.length)
-                .and_then(|()| active.sync_data())
-                .map_err(failed(&path))
-        };
-        write(path())?;
+        let written = active.write_all_at(&buffer, self.length).and_then(|()| active.sync_data());
+        written.map_err(failed(&segment::log_path(&self.shared.dir, self.number)))?;
         self.length += buffer.len() as u64;
         drop(buffer);
         let stored = self.shared.publish(&records);
@@ -140,7 +135,7 @@ impl Open {
     fn finish(self, buffer: &mut Vec<u8>, base: u64, records: &mut Vec<(AttemptId, Extent)>) {
         let position = base + buffer.len() as u64;
         let extent = Extent { offset: self.offset, position: position as u32, length: self.length as u32 };
-        record::encode(buffer, self.attempt, self.offset, &self.pieces);
+        record::encode(buffer, self.attempt, self.offset, base as u32, &self.pieces);
         records.push((self.attempt, extent));
     }
 }

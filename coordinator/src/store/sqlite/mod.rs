@@ -8,11 +8,7 @@ mod rows;
 mod schema;
 mod write;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use muster_proto::{AttemptId, BatchId, LifeId};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -36,13 +32,12 @@ const RESTART_WAIT: Duration = Duration::from_millis(250);
 pub struct SqliteStore {
     connection: Connection,
     life: LifeId,
-    wal: PathBuf,
     /// The length of the WAL, in bytes, at which readers are waited for to start it anew.
     restart_at: u64,
     /// A commit has failed: what the machine holds is no longer what is stored.
     failed: bool,
     /// Dropped last: the lock outlives the connection.
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl SqliteStore {
@@ -52,9 +47,8 @@ impl SqliteStore {
         let folder = Folder::lock(data_dir)?;
         let (connection, life) = folder.writer()?;
         let reader = SqliteReader::open(&folder, life)?;
-        let wal = folder.wal();
         let restart_at = schema::WAL_LIMIT.cast_unsigned();
-        Ok((Self { connection, life, wal, restart_at, failed: false, _folder: folder }, reader))
+        Ok((Self { connection, life, restart_at, failed: false, folder }, reader))
     }
 
     /// Readings that overlap without end keep the WAL from being started anew, and it grows. Then the next
@@ -62,7 +56,7 @@ impl SqliteStore {
     fn bound_wal(&mut self) -> Result<(), Error> {
         let limit = schema::WAL_LIMIT.cast_unsigned();
         // Without a WAL there is nothing to bound.
-        let length = fs::metadata(&self.wal).map_or(0, |wal| wal.len());
+        let length = fs::metadata(self.folder.wal()).map_or(0, |wal| wal.len());
         if length < self.restart_at {
             return Ok(());
         }
@@ -169,6 +163,65 @@ impl From<rusqlite::Error> for Error {
                 }
                 _ => Self::Failed(error.to_string()),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(id: &str) -> Result<Change, Error> {
+        Ok(Change::Request(RequestRecord {
+            id: id.into(),
+            digest: [0; 32],
+            batch: rows::batch_id(1)?,
+            time_ms: 0,
+        }))
+    }
+
+    #[test]
+    fn a_long_wal_is_started_anew_once_its_readers_let_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = SqliteStore::open(dir.path()).unwrap().0;
+        let length = |store: &SqliteStore| fs::metadata(store.folder.wal()).unwrap().len();
+        store.restart_at = 1;
+        let mut reader = store.folder.reader().unwrap();
+        let reading = reader.transaction().unwrap();
+        reading.query_row("SELECT count(*) FROM requests", [], |_| Ok(())).unwrap();
+        store.commit(&[request("a").unwrap()]).unwrap();
+        assert!(length(&store) > 0, "a reading is not disturbed");
+        assert!(store.restart_at > length(&store), "and commits do not wait for it again at once");
+        reading.finish().unwrap();
+        store.restart_at = 1;
+        store.commit(&[request("b").unwrap()]).unwrap();
+        assert_eq!(length(&store), 0);
+        assert!(store.find_request("a").unwrap().is_some() && store.find_request("b").unwrap().is_some());
+    }
+
+    #[test]
+    fn no_lookup_goes_through_a_whole_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap().0;
+        for (query, index) in [
+            ("SELECT * FROM batches WHERE status IN (0, 1) ORDER BY id", "batches_unfinished"),
+            ("SELECT * FROM batches WHERE id < 9 ORDER BY id DESC", "PRIMARY KEY"),
+            ("SELECT * FROM tasks WHERE batch = 1 AND idx > 2 ORDER BY idx", "PRIMARY KEY"),
+            (
+                "SELECT * FROM tasks WHERE batch = 1 AND (revision, idx) > (2, 3) ORDER BY revision, idx",
+                "tasks_changed (batch=? AND (revision,idx)>(?,?))",
+            ),
+            ("SELECT 1 FROM attempts WHERE late = 1 AND batch = 1 AND idx BETWEEN 1 AND 2", "attempts_late"),
+        ] {
+            let plan: Vec<String> = store
+                .connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {query}"))
+                .unwrap()
+                .query_map([], |row| row.get(3))
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap();
+            assert!(plan.len() == 1 && plan[0].contains(index), "{query}: {plan:?}");
         }
     }
 }
