@@ -1,5 +1,7 @@
 //! The coordinator over real sockets, with a worker that the test plays: what clients and workers are promised.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use muster_coordinator::{Config, Coordinator, Running};
@@ -26,19 +28,20 @@ async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
 struct Site {
     running: Running,
     channel: Channel,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Site {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::new(dir.path().join("data"));
+        config.config_file = Some(dir.path().join("config.json"));
         config.system.max_tasks = 10_000;
         config.system.max_concurrency = 100;
         let running = Coordinator::start(config).await.unwrap();
         let url = format!("http://{}", running.local_addr());
         let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
-        Self { running, channel, _dir: dir }
+        Self { running, channel, dir }
     }
 
     fn batches(&self) -> BatchServiceClient<Channel> {
@@ -445,7 +448,7 @@ async fn what_is_too_large_is_refused_by_the_limit_and_the_connection_lives_on()
 async fn a_repeated_request_gives_the_same_batch() {
     let site = Site::start().await;
     let request = v1::SubmitBatchRequest {
-        batch_json: r#"["a"]"#.into(),
+        batch_json: r#"["a", "a"]"#.into(),
         request_id: "once".into(),
         ..Default::default()
     };
@@ -453,9 +456,15 @@ async fn a_repeated_request_gives_the_same_batch() {
     assert_eq!(site.submit(request.clone()).await.unwrap().batch_id, first.batch_id);
     let other = v1::SubmitBatchRequest { batch_json: r#"["b"]"#.into(), ..request.clone() };
     assert_eq!(site.submit(other).await.unwrap_err().code(), Code::AlreadyExists);
+    // The limits that it met count, not those that are in force when it is repeated.
+    std::fs::write(site.dir.path().join("config.json"), r#"{"batch": {"max_tasks": 1}}"#).unwrap();
+    assert_eq!(site.submit(request.clone()).await.unwrap().batch_id, first.batch_id);
+    let anew = v1::SubmitBatchRequest { request_id: "anew".into(), ..request.clone() };
+    assert_eq!(site.submit(anew).await.unwrap_err().code(), Code::FailedPrecondition);
+    std::fs::remove_file(site.dir.path().join("config.json")).unwrap();
     let planned = v1::SubmitBatchRequest { validate_only: true, ..request };
     let planned = site.submit(planned).await.unwrap();
-    assert_eq!((planned.batch_id.as_str(), planned.tasks.len()), ("", 1));
+    assert_eq!((planned.batch_id.as_str(), planned.tasks.len()), ("", 2));
     let list = site.batches().list_batches(v1::ListBatchesRequest::default()).await.unwrap().into_inner();
     assert_eq!(list.batches.len(), 1);
     site.running.shutdown().await.unwrap();

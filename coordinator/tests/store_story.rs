@@ -57,16 +57,10 @@ fn story(open: impl Fn() -> Opened) {
         ])
         .unwrap();
     let fresh = TaskState { revision: 1, ..TaskState::default() };
-    let mut expected_old = LoadedBatch {
-        head: head(old, 3),
-        state: state(1, [3, 0, 0, 0, 0]),
-        tasks: vec![fresh.clone(); 3],
-    };
-    let expected_new = LoadedBatch {
-        head: head(new, 5),
-        state: state(1, [5, 0, 0, 0, 0]),
-        tasks: vec![fresh.clone(); 5],
-    };
+    let mut expected_old =
+        LoadedBatch { head: head(old, 3), state: state(1, [3, 0, 0, 0, 0]), tasks: vec![fresh.clone(); 3] };
+    let expected_new =
+        LoadedBatch { head: head(new, 5), state: state(1, [5, 0, 0, 0, 0]), tasks: vec![fresh.clone(); 5] };
     assert_eq!(store.load_unfinished().unwrap(), [expected_old.clone(), expected_new.clone()]);
     assert_eq!(store.find_request("r-1").unwrap(), Some(request.clone()));
     assert_eq!(store.secret(old).unwrap().as_deref(), Some(&b"sealed"[..]));
