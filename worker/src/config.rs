@@ -16,9 +16,16 @@ pub const MAX_LABELS: usize = 64;
 /// Characters of a name at most.
 pub const MAX_NAME: usize = 64;
 
+const HELP: &str = "\
+The first SIGTERM or SIGINT drains: nothing new is taken, and the worker ends when what it runs has ended. The \
+second one ends the tasks: SIGTERM, 10 seconds, SIGKILL.
+
+Exit codes: 0 drained or stopped, every result with the coordinator; 1 failed; 2 bad settings, a work directory \
+that is in use, or refused by the coordinator. An unreachable coordinator is tried for ever.";
+
 /// Pulls tasks from a coordinator and runs them with a program of this machine.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "muster-worker", version)]
+#[command(name = "muster-worker", version, after_help = HELP)]
 pub struct Cli {
     /// The coordinator's address.
     #[arg(

@@ -253,7 +253,9 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
         link_stop.cancel();
         self.commands = None;
         let _ = tokio::time::timeout(FLUSH, flush_link(&mut link, &mut link_events)).await;
-        if let Some(Current { number, outgoing, .. }) = self.session.take() {
+        if !matches!(self.exit, Some(Exit::SentAway(_)))
+            && let Some(Current { number, outgoing, .. }) = self.session.take()
+        {
             drop(outgoing);
             let _ = tokio::time::timeout(FLUSH, flush_session(number, &mut session_events)).await;
         }
@@ -345,6 +347,7 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
             Effect::StopPushing(attempt) => self.ledger.stop(attempt),
             Effect::Welcomed => {
                 tracing::info!("connected");
+                self.ledger.hurry();
                 self.welcomed = true;
                 if let Some((ready, on_ready)) = self.ready.take() {
                     on_ready(ready);

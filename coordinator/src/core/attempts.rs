@@ -65,9 +65,15 @@ impl Machine {
         let newly = live.start(id.task, id.attempt, turn.now.unix_ms);
         let mut changed = newly;
         if let (Some(started), Some(active)) = (started, live.active_mut(id.task, id.attempt)) {
-            changed |= active.pid != started.pid || active.output_path != started.output_path;
-            active.pid = started.pid;
-            active.output_path = started.output_path;
+            if active.pid != started.pid {
+                active.pid = started.pid;
+                changed = true;
+            }
+            // A worker that was started anew knows no path of what ran before; the one we have stands.
+            if !started.output_path.is_empty() && active.output_path != started.output_path {
+                active.output_path = started.output_path;
+                changed = true;
+            }
         }
         if changed {
             turn.touch(live);

@@ -39,6 +39,15 @@ fn running_begins_with_the_accept() {
     let started = Started { pid: 7, output_path: "/o".into() };
     world.says(1, FromWorker::Started(attempt(1, 1, 1), started));
     assert_eq!((world.task(1, 1).pid, world.task(1, 1).output_path.as_str()), (7, "/o"));
+    // A worker that was started anew says it again, without the path that it no longer knows.
+    let again = Started { pid: 7, output_path: String::new() };
+    world.says(1, FromWorker::Started(attempt(1, 1, 1), again));
+    assert_eq!(world.task(1, 1).output_path, "/o");
+    world.says(
+        1,
+        FromWorker::Ended(attempt(1, 1, 1), Box::new(Ended { output_path: String::new(), ..*exited(0) })),
+    );
+    assert_eq!(world.task(1, 1).output_path, "/o");
 }
 
 #[test]

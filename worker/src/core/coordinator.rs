@@ -143,9 +143,13 @@ impl Dispatcher {
 
     /// Sends if the session stands. What is not sent is made again from what is held, at the next welcome.
     pub(super) fn tell(&mut self, message: ToCoordinator) {
-        if matches!(self.session, Session::Up { .. }) {
+        if self.is_session_up() {
             self.effects.push(Effect::Send(message));
         }
+    }
+
+    pub(super) fn is_session_up(&self) -> bool {
+        matches!(self.session, Session::Up { .. })
     }
 
     /// The attempt was not started and never will be.
@@ -160,7 +164,7 @@ impl Dispatcher {
         self.tell(ToCoordinator::Returned(attempt));
     }
 
-    /// Says how far a running or ended attempt is.
+    /// Says how far a running or ended attempt is, and has its output pushed.
     pub(super) fn report(&mut self, id: AttemptId) {
         let Some(attempt) = self.attempts.get(&id) else { return };
         let message = match &attempt.phase {
@@ -174,10 +178,10 @@ impl Dispatcher {
             }
             Phase::Accepted(_) | Phase::Starting { .. } | Phase::Refusing { .. } => return,
         };
-        if !matches!(self.session, Session::Up { .. }) {
+        if !self.is_session_up() {
             return;
         }
-        let push = matches!(message, ToCoordinator::Ended { inline: false, .. });
+        let push = !matches!(message, ToCoordinator::Ended { inline: true, .. });
         self.effects.push(Effect::Send(message));
         if push {
             self.announce(id);

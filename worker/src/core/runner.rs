@@ -94,12 +94,14 @@ impl Dispatcher {
         }
     }
 
-    /// Lets the pusher send everything that there is.
+    /// Lets the pusher send everything that there is. Without a session it waits for the welcome, which says
+    /// what is stored already.
     pub(super) fn announce(&mut self, id: AttemptId) {
+        let is_up = self.is_session_up();
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         let log = &mut attempt.log;
         log.due = None;
-        if log.size > log.announced.unwrap_or(0) {
+        if is_up && log.size > log.announced.unwrap_or(0) {
             log.announced = Some(log.size);
             let size = log.size;
             self.effects.push(Effect::Push { attempt: id, from: None, size });

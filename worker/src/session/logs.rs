@@ -47,6 +47,8 @@ pub(crate) struct Unreadable {
 pub(crate) struct Ledger {
     entries: Mutex<Entries>,
     changed: Notify,
+    /// A session stands again: there is no reason to wait for the next try.
+    hurry: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +80,11 @@ impl Ledger {
         entries.refresh(attempt);
         drop(entries);
         self.changed.notify_one();
+    }
+
+    /// The coordinator is there: what waits for the next try need not wait.
+    pub(crate) fn hurry(&self) {
+        self.hurry.notify_one();
     }
 
     /// Nothing more of it is wanted.
@@ -182,7 +189,10 @@ impl Pusher {
                 tracing::warn!(%error, "the connection for output is broken; it is tried again");
             }
             self.ledger.rewind();
-            tokio::time::sleep(backoff.wait()).await;
+            tokio::select! {
+                () = tokio::time::sleep(backoff.wait()) => {}
+                () = self.ledger.hurry.notified() => backoff.reset(),
+            }
         }
     }
 
