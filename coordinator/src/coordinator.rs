@@ -201,7 +201,7 @@ async fn run(
     });
     let edge = Edge::new(context)?;
     let health = edge.health.clone();
-    health.set(true).await;
+    health.set(true);
     let server = tokio::spawn(edge.serve(listener));
     let supervisor = Supervisor { stopping: stopping.clone(), engine, engine_stopped, logs, health, server };
     Ok(Running { address, stopping, end: tokio::spawn(supervisor.supervise()) })
@@ -271,7 +271,7 @@ impl Supervisor {
         if let Some(failure) = &failure {
             tracing::error!("{failure}");
         }
-        self.health.set(false).await;
+        self.health.set(false);
         // Streams end themselves, nothing new is let in, connections are told to go.
         self.stopping.cancel();
         let mut result = failure.map_or(Ok(()), Err);

@@ -188,7 +188,13 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
     }
     for _ in 0..BATCH_IDS {
         // Planned anew for each id: that is once in all but one of half a million calls.
-        let submit = plan(context, Arc::clone(&request), new_batch_id()?, &request_id).await?;
+        let submit = match plan(context, Arc::clone(&request), new_batch_id()?, &request_id).await {
+            Ok(submit) => submit,
+            Err(refused) => {
+                let batch = carried_out(context, &request, request_id).await?.ok_or(refused)?;
+                return batch_with_tasks(context, batch).await;
+            }
+        };
         match context.engine.submit(submit).await {
             Ok((batch, _)) => return batch_with_tasks(context, batch).await,
             Err(handle::Error::Refused(Refused::BatchIdTaken)) => {}
@@ -196,6 +202,19 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
         }
     }
     Err(status::refused(&Refused::BatchIdTaken))
+}
+
+/// The batch of a call that is repeated and would be refused today: it met the limits of its own day.
+async fn carried_out(
+    context: &Context,
+    request: &Arc<v1::SubmitBatchRequest>,
+    id: String,
+) -> Result<Option<BatchId>, Status> {
+    let request = Arc::clone(request);
+    let once = context.compute(move || once("SubmitBatch", id, request.as_ref())).await?;
+    let Some(event::Request { id, digest }) = once else { return Ok(None) };
+    let record = context.read(move |reader| reader.request(&id)).await?;
+    Ok(record.filter(|record| record.digest == digest).map(|record| record.batch))
 }
 
 /// Everything about a submission that takes computing or reading files, on a blocking thread.

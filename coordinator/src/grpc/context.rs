@@ -19,8 +19,9 @@ use crate::{
 
 use super::{convert, status};
 
-/// Reads of the store at once; more wait in line, so that watchers cannot take every blocking thread.
-const READS_AT_ONCE: usize = 32;
+/// Reads of the store at once; more wait in line, so that watchers cannot take every blocking thread. Twice
+/// what the store carries out at once, so that it never waits for the next.
+const READS_AT_ONCE: usize = 8;
 /// Plannings of a submitted batch at once: each may hold a few times the largest request.
 const PLANS_AT_ONCE: usize = 4;
 

@@ -9,6 +9,7 @@ pub(crate) mod context;
 mod convert;
 mod fleet;
 mod front;
+mod health;
 mod page_token;
 mod push_logs;
 mod session;
@@ -24,11 +25,12 @@ use muster_proto::v1::{
     worker_service_server::WorkerServiceServer,
 };
 use tokio::net::TcpListener;
-use tonic::{server::NamedService, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
 
 use context::Context;
 use front::{Front, Services};
+pub(crate) use health::Health;
 
 /// Streams of one connection at once. A worker has one on each of its two.
 const MAX_STREAMS: u32 = 128;
@@ -62,26 +64,6 @@ pub enum Error {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Says over `grpc.health.v1` whether the services can be used.
-#[derive(Clone)]
-pub(crate) struct Health(HealthReporter);
-
-impl Health {
-    /// Sets the status of all services, and of the server as a whole (the empty name).
-    pub(crate) async fn set(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        let names = [
-            "",
-            BatchServiceServer::<batches::Batches>::NAME,
-            FleetServiceServer::<fleet::Fleet>::NAME,
-            WorkerServiceServer::<workers::Workers>::NAME,
-        ];
-        for name in names {
-            self.0.set_service_status(name, status).await;
-        }
-    }
-}
-
 /// A server with all services, ready to serve.
 pub(crate) struct Edge {
     front: Front,
@@ -92,7 +74,7 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) fn new(context: Context) -> Result<Self, Error> {
-        let (reporter, health) = tonic_health::server::health_reporter();
+        let health = Health::new(context.stopping.clone());
         let batches = BatchServiceServer::new(batches::Batches::new(context.clone()))
             .max_decoding_message_size(front::MAX_REQUEST_BYTES)
             .max_encoding_message_size(MAX_SENT_MESSAGE);
@@ -107,10 +89,10 @@ impl Edge {
             .with(batches)
             .with(fleet)
             .with(workers)
-            .with(health)
+            .with(HealthServer::new(health.clone()))
             .with(descriptions().build_v1()?)
             .with(descriptions().build_v1alpha()?);
-        Ok(Self { front: Front::new(services), context, health: Health(reporter) })
+        Ok(Self { front: Front::new(services), context, health })
     }
 
     /// Serves until the coordinator stops and every connection has ended; how long that takes is the peers'

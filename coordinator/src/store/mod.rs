@@ -134,4 +134,6 @@ pub trait Reader: Send + Sync {
     fn task(&self, batch: BatchId, index: TaskIndex) -> Result<Option<TaskView>, Error>;
     /// The row of an ended attempt.
     fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error>;
+    /// What is remembered of a request id.
+    fn request(&self, id: &str) -> Result<Option<RequestRecord>, Error>;
 }

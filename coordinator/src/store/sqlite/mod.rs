@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 pub use self::read::{READ_CONNECTIONS, SqliteReader};
 use self::{
-    read::{collect, read_attempt, read_batch},
+    read::{collect, read_attempt, read_batch, read_request},
     schema::Folder,
 };
 use super::{BatchView, Error, Store};
@@ -103,8 +103,7 @@ impl Store for SqliteStore {
     }
 
     fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error> {
-        let sql = "SELECT id, digest, batch, time_ms FROM requests WHERE id = ?1";
-        Ok(collect(&mut self.connection.prepare_cached(sql)?, [id], rows::request)?.pop())
+        read_request(&self.connection, id)
     }
 
     fn find_attempt(&mut self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error> {

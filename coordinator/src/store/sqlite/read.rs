@@ -13,7 +13,7 @@ use super::{
     rows,
     schema::Folder,
 };
-use crate::core::model::{AttemptRow, Revision};
+use crate::core::model::{AttemptRow, RequestRecord, Revision};
 
 /// Readings that go on at the same time; further ones wait. Each has a page cache of about 2 MiB.
 pub const READ_CONNECTIONS: usize = 4;
@@ -132,6 +132,10 @@ impl Reader for SqliteReader {
     fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error> {
         self.snapshot(|connection| read_attempt(connection, attempt))
     }
+
+    fn request(&self, id: &str) -> Result<Option<RequestRecord>, Error> {
+        self.snapshot(|connection| read_request(connection, id))
+    }
 }
 
 /// The row of an attempt, or none.
@@ -147,6 +151,12 @@ pub(super) fn read_attempt(connection: &Connection, attempt: AttemptId) -> Resul
         attempt.life.0.cast_signed()
     ];
     Ok(collect(&mut connection.prepare_cached(&sql)?, key, rows::attempt)?.pop())
+}
+
+/// What is remembered of a request id.
+pub(super) fn read_request(connection: &Connection, id: &str) -> Result<Option<RequestRecord>, Error> {
+    let sql = "SELECT id, digest, batch, time_ms FROM requests WHERE id = ?1";
+    Ok(collect(&mut connection.prepare_cached(sql)?, [id], rows::request)?.pop())
 }
 
 /// One batch, or none.
