@@ -27,7 +27,10 @@ impl Machine {
         facts: &Facts,
     ) {
         if let Some(refused) = self.refuses(hello) {
-            return turn.reply(reply, Reply::Refused(refused));
+            let reason = refused.to_string();
+            turn.reply(reply, Reply::Refused(refused));
+            // So that nothing is kept for a session that never was.
+            return turn.output(Output::Close(session, reason));
         }
         let instance = &hello.worker.instance;
         let known = self.fleet.get(instance);

@@ -136,6 +136,7 @@ fn used_names_and_copied_work_directories_are_refused() {
     let namesake = Hello { worker: WorkerRef { name: "w1".into(), ..worker(2) }, ..*hello(2, 1, &[]) };
     let outputs = world.connect(2, Box::new(namesake));
     assert_eq!(reply(&outputs), &Reply::Refused(Refused::NameInUse("w1".into())));
+    assert_eq!(closed(&outputs), [2], "nothing is kept for it");
     let copy = Hello { boot_id: "another".into(), ..*hello(1, 1, &[]) };
     let outputs = world.connect(3, Box::new(copy));
     assert_eq!(reply(&outputs), &Reply::Refused(Refused::Clone));

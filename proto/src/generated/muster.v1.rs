@@ -535,13 +535,14 @@ pub struct WatchBatchResponse {
     /// Names the life of the store that the revision belongs to.
     #[prost(string, tag = "1")]
     pub life_id: ::prost::alloc::string::String,
-    /// Give it as after_revision to go on from here.
+    /// Give it as after_revision to go on from here. On all but the last message of a large snapshot or change it is
+    /// older than the batch's own, so that going on from it misses nothing.
     #[prost(int64, tag = "2")]
     pub revision: i64,
     /// The batch as of this revision, without tasks.
     #[prost(message, optional, tag = "3")]
     pub batch: ::core::option::Option<Batch>,
-    /// The tasks that changed (all of them in a snapshot, which may take several messages of one revision).
+    /// The tasks that changed (all of them in a snapshot, which may take several messages).
     #[prost(message, repeated, tag = "4")]
     pub tasks: ::prost::alloc::vec::Vec<Task>,
 }
