@@ -269,6 +269,10 @@ impl fmt::Display for Rejection {
             write!(f, " [{}]", one_line(&self.reason))?;
         }
         for (field, description) in &self.violations {
+            // The message of a single violation says it all.
+            if self.violations.len() == 1 && message.contains(description.as_str()) {
+                break;
+            }
             f.write_char('\n')?;
             write!(f, "  {}: {}", one_line(field), one_line(description))?;
         }

@@ -191,11 +191,7 @@ impl Config {
         slots: Option<u32>,
         work_dir: PathBuf,
     ) -> Result<Self, ConfigError> {
-        let words = shell_words::split(dispatch).map_err(|_| ConfigError::Quote(dispatch.to_owned()))?;
-        let program = absolute_program(words.first().ok_or(ConfigError::NoProgram)?)?;
-        if !is_runnable(&program) {
-            return Err(ConfigError::NotRunnable(dispatch.to_owned()));
-        }
+        let words = runnable_words(dispatch)?;
         let runner_exe = std::env::current_exe()
             .map_err(|source| ConfigError::Path { what: "this program".into(), source })?;
         Ok(Self {
@@ -227,6 +223,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The words of a `--dispatch` whose program can be run here, as far as can be told now.
+///
+/// # Errors
+/// A quote is not closed, there is no program, or it cannot be found or run.
+pub fn runnable_words(dispatch: &str) -> Result<Vec<String>, ConfigError> {
+    let words = shell_words::split(dispatch).map_err(|_| ConfigError::Quote(dispatch.to_owned()))?;
+    let program = absolute_program(words.first().ok_or(ConfigError::NoProgram)?)?;
+    if is_runnable(&program) { Ok(words) } else { Err(ConfigError::NotRunnable(dispatch.to_owned())) }
 }
 
 /// `HOST:PORT` of a coordinator's URL.

@@ -6,6 +6,7 @@
 mod clock;
 pub mod handle;
 mod outputs;
+mod record;
 
 use std::{
     sync::{
@@ -228,6 +229,7 @@ impl Engine {
             let group = std::mem::take(&mut self.pending);
             if !group.changes.is_empty() {
                 self.store.commit(&group.changes)?;
+                group.changes.iter().for_each(record::record);
             }
             self.available_workers.store(self.machine.available_workers(), Ordering::Relaxed);
             let unsendable = self.outputs.release(self.store.as_mut(), &group.changes, group.outputs)?;

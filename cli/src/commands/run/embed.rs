@@ -105,6 +105,14 @@ impl Embedded {
     }
 }
 
+/// Whether the worker's program can be run, before anything is started or stored.
+pub fn check_dispatch(dispatch: &str) -> Result<(), Error> {
+    match muster_worker::config::runnable_words(dispatch) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Usage(error.to_string())),
+    }
+}
+
 /// The runner process: this binary again, started by the embedded worker with `__runner` first.
 pub fn runner_main() -> Option<ExitCode> {
     runner::reexec(std::env::args_os())

@@ -77,6 +77,7 @@ pub struct RunArgs {
 /// Runs the batch.
 pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
     // Everything that can be refused without starting anything comes first.
+    embed::check_dispatch(&args.dispatch)?;
     let request = match &args.file {
         Some(file) if !args.resume => Some(args.payload.request(file)?),
         Some(_) | None => None,
