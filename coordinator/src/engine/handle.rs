@@ -148,14 +148,20 @@ impl Handle {
         self.available_workers.load(Ordering::Relaxed)
     }
 
-    /// Opens a session. `detach` must follow, whatever happens.
+    /// Opens a session. `detach` must follow, unless it is refused.
     pub async fn attach(&self, hello: Hello) -> Result<Session, Error> {
         let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         let (sender, messages) = mpsc::channel(SESSION_CAPACITY);
         match self.call(|reply| Input::Hello(id, Box::new(hello), sender, reply)).await? {
             Reply::Attached => Ok(Session { id, messages }),
-            Reply::Refused(refused) => Err(refused.into()),
-            _ => Err(Stopped.into()),
+            refused => {
+                // The engine has the session's outbox and lets go of it.
+                self.detach(id).await?;
+                Err(match refused {
+                    Reply::Refused(refused) => refused.into(),
+                    _ => Stopped.into(),
+                })
+            }
         }
     }
 
