@@ -126,6 +126,8 @@ pub(super) struct Fleet {
     sessions: BTreeMap<SessionId, InstanceId>,
     /// Those with free places, the freest last.
     free: BTreeSet<(u32, InstanceId)>,
+    /// How many are available. Kept, because it is asked for with every group.
+    available: u32,
 }
 
 impl Fleet {
@@ -141,6 +143,7 @@ impl Fleet {
     ) -> Option<R> {
         let worker = self.workers.get_mut(instance)?;
         let old_session = worker.session();
+        let old_available = worker.is_available();
         let result = change(worker);
         if worker.session() != old_session {
             if let Some(session) = old_session {
@@ -150,6 +153,7 @@ impl Fleet {
                 self.sessions.insert(session, instance.clone());
             }
         }
+        self.available = self.available - u32::from(old_available) + u32::from(worker.is_available());
         let free = worker.free();
         if free != worker.indexed_free {
             if let Some(old) = worker.indexed_free {
@@ -228,8 +232,12 @@ impl Fleet {
         self.workers.values()
     }
 
-    pub(super) fn available(&self) -> u32 {
-        let count = self.workers.values().filter(|worker| worker.is_available()).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+    /// Those whose stream is up.
+    pub(super) fn connected(&self) -> impl Iterator<Item = &Worker> {
+        self.sessions.values().filter_map(|instance| self.workers.get(instance))
+    }
+
+    pub(super) const fn available(&self) -> u32 {
+        self.available
     }
 }
