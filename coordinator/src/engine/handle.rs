@@ -203,3 +203,34 @@ impl Handle {
         receiver.await.map_err(|_| Stopped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::model::{InstanceId, WorkerRef};
+
+    #[tokio::test]
+    async fn a_session_that_is_refused_is_let_go_of() {
+        let (sender, mut inputs) = mpsc::channel(2);
+        let handle = Handle::new(sender, Arc::default());
+        let hello = Hello {
+            worker: WorkerRef { instance: InstanceId("0".repeat(32)), name: "w".into() },
+            boot_id: "boot".into(),
+            slots: 1,
+            labels: BTreeMap::new(),
+            version: "1".into(),
+            held: vec![],
+            draining: false,
+        };
+        let engine = async {
+            let Some(Input::Hello(session, _, _outbox, reply)) = inputs.recv().await else { return false };
+            reply.send(Reply::Refused(Refused::Clone)).unwrap();
+            matches!(inputs.recv().await, Some(Input::Gone(gone)) if gone == session)
+        };
+        let (attached, let_go) = tokio::join!(handle.attach(hello), engine);
+        assert_eq!(attached.err(), Some(Error::Refused(Refused::Clone)));
+        assert!(let_go);
+    }
+}
