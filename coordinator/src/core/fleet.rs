@@ -124,6 +124,8 @@ impl Worker {
 pub(super) struct Fleet {
     workers: BTreeMap<InstanceId, Worker>,
     sessions: BTreeMap<SessionId, InstanceId>,
+    /// The names of those whose stream is up.
+    names: BTreeMap<String, InstanceId>,
     /// Those with free places, the freest last.
     free: BTreeSet<(u32, InstanceId)>,
     /// How many are available. Kept, because it is asked for with every group.
@@ -148,9 +150,11 @@ impl Fleet {
         if worker.session() != old_session {
             if let Some(session) = old_session {
                 self.sessions.remove(&session);
+                self.names.remove(&worker.who.name);
             }
             if let Some(session) = worker.session() {
                 self.sessions.insert(session, instance.clone());
+                self.names.insert(worker.who.name.clone(), instance.clone());
             }
         }
         self.available = self.available - u32::from(old_available) + u32::from(worker.is_available());
@@ -190,6 +194,8 @@ impl Fleet {
         self.workers.entry(instance.clone()).or_insert_with(|| {
             Worker::new(hello.worker.clone(), String::new(), hello.slots, Link::Lost { since_mono_ms: 0 })
         });
+        // Its old stream has its old name.
+        self.change(&instance, |worker| worker.link = Link::Lost { since_mono_ms: 0 });
         self.change(&instance, |worker| {
             worker.who = hello.worker.clone();
             worker.boot_id.clone_from(&hello.boot_id);
@@ -215,12 +221,12 @@ impl Fleet {
 
     /// The connected worker of that name, else any.
     pub(super) fn by_name(&self, name: &str) -> Option<&Worker> {
-        let mut named = self.workers.values().filter(|worker| worker.who.name == name);
-        let first = named.next()?;
-        if first.session().is_some() {
-            return Some(first);
-        }
-        Some(named.find(|worker| worker.session().is_some()).unwrap_or(first))
+        self.connected_as(name).or_else(|| self.workers.values().find(|worker| worker.who.name == name))
+    }
+
+    /// The connected worker of that name.
+    pub(super) fn connected_as(&self, name: &str) -> Option<&Worker> {
+        self.workers.get(self.names.get(name)?)
     }
 
     /// Workers with free places, the freest first.

@@ -81,12 +81,8 @@ impl Machine {
     }
 
     fn refuses(&self, hello: &Hello) -> Option<Refused> {
-        let namesake = self.fleet.iter().find(|worker| {
-            worker.who.name == hello.worker.name
-                && worker.who.instance != hello.worker.instance
-                && worker.session().is_some()
-        });
-        if namesake.is_some() {
+        let namesake = self.fleet.connected_as(&hello.worker.name);
+        if namesake.is_some_and(|worker| worker.who.instance != hello.worker.instance) {
             return Some(Refused::NameInUse(hello.worker.name.clone()));
         }
         let known = self.fleet.get(&hello.worker.instance)?;

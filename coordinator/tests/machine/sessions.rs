@@ -144,6 +144,15 @@ fn used_names_and_copied_work_directories_are_refused() {
     assert_eq!(closed(&outputs), [1]);
     world.send(Event::Gone(SessionId(1)));
     assert_eq!(world.machine.available_workers(), 1, "the end of the old stream changes nothing");
+    // It may come with a new name, which frees the old one.
+    let renamed = Hello { worker: WorkerRef { name: "new".into(), ..worker(1) }, ..*hello(1, 1, &[]) };
+    world.connect(5, Box::new(renamed));
+    let namesake =
+        |name: &str| Hello { worker: WorkerRef { name: name.into(), ..worker(2) }, ..*hello(2, 1, &[]) };
+    let outputs = world.connect(6, Box::new(namesake("new")));
+    assert_eq!(reply(&outputs), &Reply::Refused(Refused::NameInUse("new".into())));
+    assert_eq!(reply(&world.connect(7, Box::new(namesake("w1")))), &Reply::Attached);
+    assert_eq!(world.machine.available_workers(), 2);
 }
 
 #[test]
