@@ -90,6 +90,11 @@ fn story(open: impl Fn() -> Opened) {
     expected_old.state = state(4, [1, 1, 0, 1, 0]);
     expected_old.tasks = vec![running.clone(), fresh.clone(), failed.clone()];
     assert_eq!(store.load_batch(old).unwrap(), Some(expected_old.clone()));
+    assert_eq!(
+        store.load_task((old, TaskIndex(2))).unwrap(),
+        Some((expected_old.state.clone(), expected_old.tasks[1].clone()))
+    );
+    assert!(store.load_task((old, TaskIndex(0))).unwrap().is_none());
     let row = attempt_row(life, old, 3, 1, false);
     assert_eq!(reader.attempt(row.id).unwrap(), Some(row.clone()));
     let other_life = AttemptId { life: LifeId(life.0 ^ 1), ..row.id };

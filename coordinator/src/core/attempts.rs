@@ -9,7 +9,7 @@ use super::{
     event::{Change, Ended, Facts, FromWorker, Outcome, Output, SessionId, Started, ToWorker},
     live::{Active, Live},
     machine::{Machine, Turn},
-    model::{AttemptRow, FailureReason, InstanceId, TaskState, TaskStatus},
+    model::{AttemptRow, BatchState, FailureReason, InstanceId, TaskState, TaskStatus},
     outcome::{self, Verdict},
     timers::Timer,
 };
@@ -44,6 +44,7 @@ impl Machine {
                 if self.fleet.get(&instance).is_some_and(|worker| worker.held.is_empty()) {
                     self.fleet.forget(&instance);
                     turn.change(Change::ForgetWorker(instance));
+                    self.end_hopeless(turn);
                 }
                 turn.output(Output::Close(session, "the worker leaves".into()));
             }
@@ -95,6 +96,17 @@ impl Machine {
             }
         });
         self.timers.set(until, Timer::Unpause(instance.clone()));
+        self.never_started(turn, id);
+    }
+
+    /// A worker says, or shows by its hello, that it never started the attempt. That is proof unless it said
+    /// before that the program runs: then the program did run once (the hello is an old one that the network
+    /// held up, say), and must not again.
+    pub(super) fn never_started(&mut self, turn: &mut Turn, id: AttemptId) {
+        let active = self.batches.get(&id.batch).and_then(|live| live.active(id.task, id.attempt));
+        if active.is_some_and(|active| active.pid != 0 || active.result.is_some()) {
+            return self.give_up(turn, id, "its worker started it and knows no more of it");
+        }
         self.give_back(turn, id, String::new());
     }
 
@@ -219,11 +231,7 @@ impl Machine {
         let message = format!("could not be started on {name}: {message}");
         let Some(live) = self.batches.get_mut(&id.batch) else { return };
         live.exclude(id.task, instance.clone());
-        let hopeless = self
-            .fleet
-            .iter()
-            .filter(|worker| worker.session().is_some())
-            .all(|worker| live.is_excluded(id.task, &worker.who.instance));
+        let hopeless = self.fleet.connected().all(|worker| live.is_excluded(id.task, &worker.who.instance));
         if hopeless {
             let failure = Some(FailureReason::WorkerLaunchFailed);
             return self.end_task(turn, id, Some(result), TaskStatus::Failed, failure, message, true);
@@ -233,6 +241,30 @@ impl Machine {
             turn.change(Change::Attempt(attempt_row(turn, id, active, Some(result), failure)));
         }
         self.give_back(turn, id, message);
+    }
+
+    /// A worker is gone for good: ends waiting tasks that every worker which is left has failed to start. While
+    /// none is connected they wait like all others.
+    pub(super) fn end_hopeless(&mut self, turn: &mut Turn) {
+        let connected: Vec<_> = self.fleet.connected().map(|worker| worker.who.instance.clone()).collect();
+        if connected.is_empty() {
+            return;
+        }
+        for (batch, live) in &mut self.batches {
+            for (task, attempt) in live.end_excluded(&connected) {
+                turn.touch(live);
+                let state = TaskState {
+                    revision: live.state.revision,
+                    status: TaskStatus::Failed,
+                    attempt,
+                    failure: Some(FailureReason::WorkerLaunchFailed),
+                    failure_message: "could not be started on any connected worker".into(),
+                    end_ms: Some(turn.now.unix_ms),
+                    ..TaskState::default()
+                };
+                turn.change(Change::Task(*batch, task, Box::new(state)));
+            }
+        }
     }
 
     /// Ends a task with its current attempt.
@@ -296,13 +328,17 @@ impl Machine {
         let given_up = row.is_some_and(|row| {
             !row.late && row.exit_code.is_none() && row.signal.is_none() && is_given_up(row.failure)
         });
-        let loaded = facts.batches.get(&id.batch).and_then(Option::as_ref);
-        let (true, Some(loaded)) = (given_up, loaded) else {
+        let (true, Some(stored)) = (given_up, facts.tasks.get(&(id.batch, id.task))) else {
             // Recorded before (its acknowledgement was lost), or about nothing that was ever handed out.
             return turn.send(session, ToWorker::Acknowledged(id));
         };
         let worker = self.fleet.get(instance).map(|worker| worker.who.name.clone()).unwrap_or_default();
         if facts.log_stored < ended.log_size {
+            if self.late.len() >= MAX_LATE {
+                // Workers whose sessions have ended send again in their next ones.
+                let fleet = &self.fleet;
+                self.late.retain(|_, late| fleet.by_session(late.session).is_some());
+            }
             if self.late.len() < MAX_LATE {
                 self.late.insert(id, Late { session, ended });
             }
@@ -320,26 +356,23 @@ impl Machine {
             log_discarded: ended.log_discarded,
             late: true,
         }));
-        self.touch_task(turn, id, loaded);
+        self.touch_task(turn, id, stored.clone());
         turn.send(session, ToWorker::Acknowledged(id));
     }
 
     /// Shows watchers a task again whose row has not changed.
-    fn touch_task(&mut self, turn: &mut Turn, id: AttemptId, loaded: &super::model::LoadedBatch) {
-        let mut past = None;
-        let live = match self.batches.get_mut(&id.batch) {
-            Some(live) => live,
-            None => past.insert(Live::from_loaded(loaded.clone())),
-        };
-        turn.touch(live);
-        let (revision, state) = (live.state.revision, live.state.clone());
-        let Some(task) = loaded.tasks.get((id.task.0 as usize).saturating_sub(1)) else { return };
-        let row = TaskState { revision, ..task.clone() };
-        turn.change(Change::Task(id.batch, id.task, Box::new(row)));
-        if past.is_some() {
+    fn touch_task(&mut self, turn: &mut Turn, id: AttemptId, stored: (BatchState, TaskState)) {
+        let (mut state, mut task) = stored;
+        if let Some(live) = self.batches.get_mut(&id.batch) {
+            turn.touch(live);
+            task.revision = live.state.revision;
+        } else {
             // Not in memory, so the end of the turn will not write it.
+            state.revision += 1;
+            task.revision = state.revision;
             turn.change(Change::Batch(id.batch, state));
         }
+        turn.change(Change::Task(id.batch, id.task, Box::new(task)));
     }
 
     /// The batch, where `id` is its task's current attempt and `instance` has it.

@@ -10,7 +10,7 @@ use muster_proto::{AttemptId, BatchId, TaskIndex};
 use super::{
     model::{
         AttemptRow, BatchHead, BatchState, FailureReason, InstanceId, LoadedBatch, RequestRecord, Revision,
-        TaskState, UnixMs, WorkerRef, WorkerRow,
+        TaskKey, TaskState, UnixMs, WorkerRef, WorkerRow,
     },
     plan::TaskSpec,
 };
@@ -235,6 +235,8 @@ pub struct Facts {
     pub request: Option<RequestRecord>,
     /// For each attempt that `Machine::needs` named: its row, if it has ended.
     pub attempts: BTreeMap<AttemptId, AttemptRow>,
+    /// For each task that `Machine::needs` named: its batch and itself as they are stored, if there are.
+    pub tasks: BTreeMap<TaskKey, (BatchState, TaskState)>,
     /// For an `Ended`: output of the attempt that is stored for good.
     pub log_stored: u64,
 }
@@ -248,12 +250,14 @@ pub struct Needs {
     pub request: Option<String>,
     /// Whether and how these attempts have ended.
     pub attempts: Vec<AttemptId>,
+    /// These tasks as they are stored.
+    pub tasks: Vec<TaskKey>,
 }
 
 impl Needs {
     /// Nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty() && self.request.is_none() && self.attempts.is_empty()
+        self.batches.is_empty() && self.request.is_none() && self.attempts.is_empty() && self.tasks.is_empty()
     }
 }
 

@@ -124,8 +124,12 @@ impl Worker {
 pub(super) struct Fleet {
     workers: BTreeMap<InstanceId, Worker>,
     sessions: BTreeMap<SessionId, InstanceId>,
+    /// The names of those whose stream is up.
+    names: BTreeMap<String, InstanceId>,
     /// Those with free places, the freest last.
     free: BTreeSet<(u32, InstanceId)>,
+    /// How many are available. Kept, because it is asked for with every group.
+    available: u32,
 }
 
 impl Fleet {
@@ -141,15 +145,19 @@ impl Fleet {
     ) -> Option<R> {
         let worker = self.workers.get_mut(instance)?;
         let old_session = worker.session();
+        let old_available = worker.is_available();
         let result = change(worker);
         if worker.session() != old_session {
             if let Some(session) = old_session {
                 self.sessions.remove(&session);
+                self.names.remove(&worker.who.name);
             }
             if let Some(session) = worker.session() {
                 self.sessions.insert(session, instance.clone());
+                self.names.insert(worker.who.name.clone(), instance.clone());
             }
         }
+        self.available = self.available - u32::from(old_available) + u32::from(worker.is_available());
         let free = worker.free();
         if free != worker.indexed_free {
             if let Some(old) = worker.indexed_free {
@@ -186,6 +194,8 @@ impl Fleet {
         self.workers.entry(instance.clone()).or_insert_with(|| {
             Worker::new(hello.worker.clone(), String::new(), hello.slots, Link::Lost { since_mono_ms: 0 })
         });
+        // Its old stream has its old name.
+        self.change(&instance, |worker| worker.link = Link::Lost { since_mono_ms: 0 });
         self.change(&instance, |worker| {
             worker.who = hello.worker.clone();
             worker.boot_id.clone_from(&hello.boot_id);
@@ -211,12 +221,12 @@ impl Fleet {
 
     /// The connected worker of that name, else any.
     pub(super) fn by_name(&self, name: &str) -> Option<&Worker> {
-        let mut named = self.workers.values().filter(|worker| worker.who.name == name);
-        let first = named.next()?;
-        if first.session().is_some() {
-            return Some(first);
-        }
-        Some(named.find(|worker| worker.session().is_some()).unwrap_or(first))
+        self.connected_as(name).or_else(|| self.workers.values().find(|worker| worker.who.name == name))
+    }
+
+    /// The connected worker of that name.
+    pub(super) fn connected_as(&self, name: &str) -> Option<&Worker> {
+        self.workers.get(self.names.get(name)?)
     }
 
     /// Workers with free places, the freest first.
@@ -228,8 +238,12 @@ impl Fleet {
         self.workers.values()
     }
 
-    pub(super) fn available(&self) -> u32 {
-        let count = self.workers.values().filter(|worker| worker.is_available()).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+    /// Those whose stream is up.
+    pub(super) fn connected(&self) -> impl Iterator<Item = &Worker> {
+        self.sessions.values().filter_map(|instance| self.workers.get(instance))
+    }
+
+    pub(super) const fn available(&self) -> u32 {
+        self.available
     }
 }

@@ -261,6 +261,18 @@ impl Live {
         self.excluded.get(&task.0).is_some_and(|workers| workers.contains(worker))
     }
 
+    /// Ends waiting tasks that none of these machines could start, as failed.
+    pub(super) fn end_excluded(&mut self, machines: &[InstanceId]) -> Vec<(TaskIndex, AttemptNo)> {
+        let hopeless: Vec<_> = self
+            .excluded
+            .iter()
+            .filter(|(_, excluded)| machines.iter().all(|machine| excluded.contains(machine)))
+            .map(|(task, _)| TaskIndex(*task))
+            .collect();
+        let mut end = |task| Some((task, self.end_waiting(task, TaskStatus::Failed)?));
+        hopeless.into_iter().filter_map(&mut end).collect()
+    }
+
     /// Tasks by slot, 1 first.
     pub(super) fn slots(&self) -> impl Iterator<Item = (TaskIndex, &Slot)> {
         self.slots.iter().zip(1..).map(|(slot, index)| (TaskIndex(index), slot))

@@ -172,11 +172,11 @@ impl Machine {
             Event::Worker(_, FromWorker::Ended(id, _)) if self.is_past(*id) => {
                 needs.attempts.push(*id);
                 // A late result touches the task's row as it is committed.
-                needs.batches.push(id.batch);
+                needs.tasks.push((id.batch, id.task));
             }
             Event::LogStored(id, _) if self.late.contains_key(id) => {
                 needs.attempts.push(*id);
-                needs.batches.push(id.batch);
+                needs.tasks.push((id.batch, id.task));
             }
             Event::Worker(..)
             | Event::Steer(..)
@@ -338,7 +338,9 @@ impl Machine {
         let Some(Slot::Active(active)) = live.slot(task) else { return };
         let (attempt, instance) = (active.attempt, active.worker.instance.clone());
         let Some(active) = live.active_mut(task, attempt) else { return };
-        active.cancel_grace_ms = Some(active.cancel_grace_ms.map_or(grace_ms, |old| old.min(grace_ms)));
+        // A later and milder cancellation does not take back an earlier one.
+        let grace_ms = active.cancel_grace_ms.map_or(grace_ms, |old| old.min(grace_ms));
+        active.cancel_grace_ms = Some(grace_ms);
         if let Some(row) = live.active_row(task, attempt) {
             turn.change(Change::Task(batch, task, Box::new(row)));
         }

@@ -2,6 +2,8 @@
 //!
 //! An offer is committed before it is sent.
 
+use std::ops::Bound;
+
 use muster_proto::AttemptId;
 
 use super::{
@@ -20,16 +22,20 @@ impl Machine {
         }
         let mut left = MAX_OFFERS_A_TURN;
         self.offers_left = false;
-        let ready: Vec<_> = self.ready.iter().copied().collect();
-        for batch in ready {
+        let mut next = self.ready.first().copied();
+        while let Some(batch) = next {
+            if self.fleet.freest().next().is_none() {
+                return;
+            }
             while left > 0 && self.offer_one(turn, batch) {
                 left -= 1;
             }
             self.note_ready(batch);
             self.offers_left = left == 0;
-            if left == 0 || self.fleet.freest().next().is_none() {
+            if left == 0 {
                 return;
             }
+            next = self.ready.range((Bound::Excluded(batch), Bound::Unbounded)).next().copied();
         }
     }
 

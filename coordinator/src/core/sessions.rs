@@ -49,7 +49,7 @@ impl Machine {
         let ours = self.held_by(instance);
         for (id, _) in ours.iter().filter(|(id, _)| !held.contains_key(id)) {
             if same_boot {
-                self.give_back(turn, *id, String::new());
+                self.never_started(turn, *id);
             } else {
                 self.give_up(turn, *id, "its worker's machine was restarted while it may have run");
             }
@@ -61,6 +61,8 @@ impl Machine {
             .map(|(id, phase)| {
                 let verdict = match (current.get(id), phase) {
                     (Some(_), HeldPhase::Ended) => Verdict::Report,
+                    // It may not have begun yet, and need not.
+                    (Some(Some(_)), HeldPhase::Accepted) => Verdict::Stop,
                     (Some(cancel), HeldPhase::Accepted | HeldPhase::Running) => {
                         stops.extend(cancel.map(|grace_ms| (*id, grace_ms)));
                         Verdict::GoOn
@@ -82,12 +84,8 @@ impl Machine {
     }
 
     fn refuses(&self, hello: &Hello) -> Option<Refused> {
-        let namesake = self.fleet.iter().find(|worker| {
-            worker.who.name == hello.worker.name
-                && worker.who.instance != hello.worker.instance
-                && worker.session().is_some()
-        });
-        if namesake.is_some() {
+        let namesake = self.fleet.connected_as(&hello.worker.name);
+        if namesake.is_some_and(|worker| worker.who.instance != hello.worker.instance) {
             return Some(Refused::NameInUse(hello.worker.name.clone()));
         }
         let known = self.fleet.get(&hello.worker.instance)?;
@@ -99,7 +97,8 @@ impl Machine {
         let instance = worker.who.instance.clone();
         if worker.leaving && worker.held.is_empty() {
             self.fleet.forget(&instance);
-            return turn.change(Change::ForgetWorker(instance));
+            turn.change(Change::ForgetWorker(instance));
+            return self.end_hopeless(turn);
         }
         let now = turn.now.mono_ms;
         self.fleet.change(&instance, |worker| worker.link = Link::Down { since_mono_ms: now });
@@ -178,6 +177,7 @@ impl Machine {
                 });
                 turn.change(Change::ForgetWorker(instance.clone()));
                 self.timers.set(now + self.config.forget_after_ms, Timer::Away(instance.clone()));
+                self.end_hopeless(turn);
             }
             Link::Lost { since_mono_ms } => {
                 if now >= since_mono_ms + self.config.forget_after_ms {

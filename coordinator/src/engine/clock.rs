@@ -20,7 +20,7 @@ impl Clock {
         Self { start: now, last_turn: now, stalled: Duration::ZERO }
     }
 
-    /// To be called at the begin of every turn.
+    /// To be called before every event.
     pub(super) fn turn(&mut self) {
         let now = Instant::now();
         let gap = now - self.last_turn;

@@ -148,14 +148,20 @@ impl Handle {
         self.available_workers.load(Ordering::Relaxed)
     }
 
-    /// Opens a session. `detach` must follow, whatever happens.
+    /// Opens a session. `detach` must follow, unless it is refused.
     pub async fn attach(&self, hello: Hello) -> Result<Session, Error> {
         let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         let (sender, messages) = mpsc::channel(SESSION_CAPACITY);
         match self.call(|reply| Input::Hello(id, Box::new(hello), sender, reply)).await? {
             Reply::Attached => Ok(Session { id, messages }),
-            Reply::Refused(refused) => Err(refused.into()),
-            _ => Err(Stopped.into()),
+            refused => {
+                // The engine has the session's outbox and lets go of it.
+                self.detach(id).await?;
+                Err(match refused {
+                    Reply::Refused(refused) => refused.into(),
+                    _ => Stopped.into(),
+                })
+            }
         }
     }
 
@@ -195,5 +201,36 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.inputs.send(input(sender)).await.map_err(|_| Stopped)?;
         receiver.await.map_err(|_| Stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::model::{InstanceId, WorkerRef};
+
+    #[tokio::test]
+    async fn a_session_that_is_refused_is_let_go_of() {
+        let (sender, mut inputs) = mpsc::channel(2);
+        let handle = Handle::new(sender, Arc::default());
+        let hello = Hello {
+            worker: WorkerRef { instance: InstanceId("0".repeat(32)), name: "w".into() },
+            boot_id: "boot".into(),
+            slots: 1,
+            labels: BTreeMap::new(),
+            version: "1".into(),
+            held: vec![],
+            draining: false,
+        };
+        let engine = async {
+            let Some(Input::Hello(session, _, _outbox, reply)) = inputs.recv().await else { return false };
+            reply.send(Reply::Refused(Refused::Clone)).unwrap();
+            matches!(inputs.recv().await, Some(Input::Gone(gone)) if gone == session)
+        };
+        let (attached, let_go) = tokio::join!(handle.attach(hello), engine);
+        assert_eq!(attached.err(), Some(Error::Refused(Refused::Clone)));
+        assert!(let_go);
     }
 }

@@ -145,7 +145,6 @@ impl Engine {
     fn run(mut self, runtime: &tokio::runtime::Runtime) -> Result<(), store::Error> {
         loop {
             let next = self.wait(runtime);
-            self.clock.turn();
             let open = match next {
                 Next::Input(input) => self.gather(input)?,
                 Next::Timer => true,
@@ -190,6 +189,8 @@ impl Engine {
     /// Handles one event into the pending group.
     fn step(&mut self, event: Event) -> Result<(), store::Error> {
         let facts = self.facts(&event)?;
+        // A commit that took long is behind us now: it is known for a stall before any timer is looked at.
+        self.clock.turn();
         let effects = self.machine.handle(self.clock.now(), event, facts);
         self.pending.changes.extend(effects.changes);
         self.pending.outputs.extend(effects.outputs);
@@ -202,15 +203,20 @@ impl Engine {
         if let Event::Worker(_, FromWorker::Ended(attempt, _)) = event {
             facts.log_stored = self.outputs.log_stored(*attempt);
         }
-        let needs = self.machine.needs(event);
+        let mut needs = self.machine.needs(event);
         if needs.is_empty() {
             return Ok(facts);
         }
         if !self.pending.changes.is_empty() {
             self.flush()?;
+            // Offers of the group may have been unsendable, which can end a batch.
+            needs = self.machine.needs(event);
         }
         for batch in needs.batches {
             facts.batches.insert(batch, self.store.load_batch(batch)?);
+        }
+        for key in needs.tasks {
+            facts.tasks.extend(self.store.load_task(key)?.map(|stored| (key, stored)));
         }
         if let Some(id) = needs.request {
             facts.request = self.store.find_request(&id)?;

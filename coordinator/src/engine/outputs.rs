@@ -79,7 +79,7 @@ impl Outputs {
                 _ => {}
             }
         }
-        let mut loads = Loads::read(store, &outputs, self.keys.as_ref())?;
+        let loads = Loads::read(store, &outputs, self.keys.as_ref())?;
         let mut unsendable = Vec::new();
         for output in outputs {
             match output {
@@ -89,7 +89,7 @@ impl Outputs {
                         let _ = sender.send(reply);
                     }
                 }
-                Output::Send(session, message) => match self.load(message, &mut loads) {
+                Output::Send(session, message) => match self.load(message, &loads) {
                     Ok(message) => self.send(session, message),
                     Err(failed) => unsendable.push(failed),
                 },
@@ -114,7 +114,7 @@ impl Outputs {
         id
     }
 
-    fn load(&self, message: ToWorker, loads: &mut Loads) -> Result<SessionMessage, Unsendable> {
+    fn load(&self, message: ToWorker, loads: &Loads) -> Result<SessionMessage, Unsendable> {
         Ok(match message {
             ToWorker::Welcome(verdicts) => SessionMessage::Welcome(
                 verdicts.into_iter().map(|(id, verdict)| (id, verdict, self.logs.stored(id))).collect(),
@@ -167,7 +167,7 @@ impl Loads {
         Ok(Self { specs: wanted.into_iter().zip(specs).collect(), keys })
     }
 
-    fn offer(&mut self, attempt: AttemptId) -> Result<Offer, Unsendable> {
+    fn offer(&self, attempt: AttemptId) -> Result<Offer, Unsendable> {
         let api_key = match self.keys.get(&attempt.batch) {
             None | Some(Ok(None)) => None,
             Some(Ok(Some(key))) => Some(Secret::new(key.expose().to_owned())),
@@ -176,10 +176,31 @@ impl Loads {
                 return Err((attempt, FailureReason::SecretUnavailable, message));
             }
         };
-        match self.specs.remove(&(attempt.batch, attempt.task)) {
+        // Not taken out: where a worker dials in anew, a task can be offered twice in a group.
+        match self.specs.get(&(attempt.batch, attempt.task)).cloned() {
             Some(spec) => Ok(Offer { attempt, spec, api_key }),
-            // A task has one offer a group at the most, so its spec was read above.
+            // Every offer's spec was read above.
             None => Err((attempt, FailureReason::WorkerCrashed, "its parameters could not be read".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::{AttemptNo, LifeId, TaskIndex};
+
+    use super::*;
+
+    #[test]
+    fn a_task_can_be_offered_twice_in_a_group() {
+        let batch = BatchId::new(1, 0);
+        let loads = Loads {
+            specs: HashMap::from([((batch, TaskIndex(1)), TaskSpec::default())]),
+            keys: BTreeMap::from([(batch, Ok(None))]),
+        };
+        for attempt in [1, 2].map(AttemptNo) {
+            let id = AttemptId { life: LifeId(1), batch, task: TaskIndex(1), attempt };
+            assert!(loads.offer(id).is_ok(), "the first went to a session that was replaced meanwhile");
         }
     }
 }

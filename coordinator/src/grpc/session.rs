@@ -114,8 +114,14 @@ async fn speak(context: &Context, messages: &mut mpsc::Receiver<SessionMessage>,
             SessionMessage::Goodbye(reason) => Some(reason.clone()),
             _ => None,
         };
-        if sender.send(Ok(attach::to_worker(message, context.life))).await.is_err() {
-            return Status::cancelled("the worker has gone");
+        // A worker that talks and does not read would keep what is offered to it for ever.
+        let sent = sender.send(Ok(attach::to_worker(message, context.life)));
+        match time::timeout(Duration::from_millis(u64::from(SILENCE_MS)), sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Status::cancelled("the worker has gone"),
+            Err(_) => {
+                return status::session_closed("the worker does not read what it is told; connect again");
+            }
         }
         if let Some(reason) = goodbye {
             return status::session_closed(&reason);

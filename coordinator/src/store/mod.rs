@@ -58,6 +58,8 @@ pub trait Store: Send {
     fn load_workers(&mut self) -> Result<Vec<WorkerRow>, Error>;
     /// One batch, ended or not.
     fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error>;
+    /// One task with the state of its batch. `None`: no such batch or task.
+    fn load_task(&mut self, key: TaskKey) -> Result<Option<(BatchState, TaskState)>, Error>;
     /// What is remembered of a request id.
     fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error>;
     /// The row of an ended attempt.

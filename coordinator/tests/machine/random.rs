@@ -5,24 +5,54 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_coordinator::core::event::*;
-use muster_proto::AttemptId;
+use muster_proto::{AttemptId, TaskIndex};
 use proptest::prelude::*;
 
 use crate::world::*;
 
 const WORKERS: u32 = 3;
+/// Every program prints so many bytes.
+const LOG_SIZE: u64 = 3;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Submit { tasks: u32, limit: u32 },
-    Cancel { batch: u64, task: u32 },
-    Retry { batch: u64 },
+    Submit {
+        tasks: u32,
+        limit: u32,
+    },
+    Cancel {
+        batch: u64,
+        task: u32,
+        immediate: bool,
+    },
+    Retry {
+        batch: u64,
+        task: u32,
+    },
     Connect(u32),
     Cut(u32),
+    /// The stream is dead, and only the worker knows: what either says is lost until it dials in anew.
+    Vanish(u32),
+    /// Dials in anew on a stream that both take for good.
+    Replace(u32),
+    /// Words of a stream that was replaced come late.
+    Stale(u32),
+    /// The machine restarts; everything on it is gone.
+    Reboot(u32),
+    /// The machine cannot start a program.
+    FailLaunch(u32),
+    /// All results that are not acknowledged are sent again.
+    Again(u32),
     Deliver(u32),
     Run(u32),
-    Finish { worker: u32, code: i32 },
-    Store(u32),
+    Finish {
+        worker: u32,
+        code: i32,
+    },
+    Store {
+        worker: u32,
+        bytes: u64,
+    },
     Pass(u64),
     Restart,
     Drain(u32, bool),
@@ -32,14 +62,21 @@ fn step() -> impl Strategy<Value = Step> {
     let worker = 0..WORKERS;
     prop_oneof![
         2 => (1..6u32, 1..4u32).prop_map(|(tasks, limit)| Step::Submit { tasks, limit }),
-        1 => (1..5u64, 0..6u32).prop_map(|(batch, task)| Step::Cancel { batch, task }),
-        1 => (1..5u64).prop_map(|batch| Step::Retry { batch }),
+        1 => (1..5u64, 0..6u32, any::<bool>())
+            .prop_map(|(batch, task, immediate)| Step::Cancel { batch, task, immediate }),
+        1 => (1..5u64, 0..6u32).prop_map(|(batch, task)| Step::Retry { batch, task }),
         4 => worker.clone().prop_map(Step::Connect),
         1 => worker.clone().prop_map(Step::Cut),
+        1 => worker.clone().prop_map(Step::Vanish),
+        1 => worker.clone().prop_map(Step::Replace),
+        1 => worker.clone().prop_map(Step::Stale),
+        1 => worker.clone().prop_map(Step::FailLaunch),
+        1 => worker.clone().prop_map(Step::Again),
+        1 => worker.clone().prop_map(Step::Reboot),
         6 => worker.clone().prop_map(Step::Deliver),
         4 => worker.clone().prop_map(Step::Run),
         4 => (worker.clone(), -1..3i32).prop_map(|(worker, code)| Step::Finish { worker, code }),
-        3 => worker.clone().prop_map(Step::Store),
+        4 => (worker.clone(), 1..=LOG_SIZE).prop_map(|(worker, bytes)| Step::Store { worker, bytes }),
         1 => (1..120_000u64).prop_map(Step::Pass),
         1 => Just(Step::Restart),
         1 => (worker, any::<bool>()).prop_map(|(worker, on)| Step::Drain(worker, on)),
@@ -50,6 +87,9 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Sim {
     session: Option<u64>,
+    /// Sessions that the coordinator may still take for good.
+    old: Vec<u64>,
+    boots: u32,
     inbox: Vec<ToWorker>,
     held: BTreeMap<AttemptId, Held>,
     refused: BTreeSet<AttemptId>,
@@ -81,7 +121,7 @@ impl Fleet {
                 }
                 Output::Close(session, _) => {
                     if let Some(sim) = self.by_session(session.0) {
-                        sim.session = None;
+                        sim.old.extend(sim.session.take());
                     }
                 }
                 Output::Reply(..) => {}
@@ -107,12 +147,17 @@ impl Fleet {
                 let outputs = world.submit(self.batches, tasks, limit.min(tasks));
                 self.take(outputs);
             }
-            Step::Cancel { batch, task } => {
-                let outputs = world.cancel(batch, if task == 0 { &[] } else { std::slice::from_ref(&task) });
+            Step::Cancel { batch: number, task, immediate } => {
+                let tasks = if task == 0 { vec![] } else { vec![TaskIndex(task)] };
+                let cancel =
+                    Cancel { batch: batch(number), tasks, reason: "so".into(), immediate, request: None };
+                let event = Event::Cancel(world.reply_id(), cancel);
+                let outputs = world.send(event);
                 self.take(outputs);
             }
-            Step::Retry { batch } => {
-                let outputs = world.retry(batch, &[], None);
+            Step::Retry { batch, task } => {
+                let tasks = if task == 0 { vec![] } else { vec![task] };
+                let outputs = world.retry(batch, &tasks, None);
                 self.take(outputs);
             }
             Step::Connect(worker) => self.connect(world, worker),
@@ -125,15 +170,47 @@ impl Fleet {
             Step::Deliver(worker) => self.deliver(world, worker),
             Step::Run(worker) => self.run(world, worker),
             Step::Finish { worker, code } => self.finish(world, worker, code),
-            Step::Store(worker) => {
-                let ends: Vec<_> = self.workers[worker as usize]
+            Step::Vanish(worker) => {
+                let sim = &mut self.workers[worker as usize];
+                sim.old.extend(sim.session.take());
+            }
+            Step::Replace(worker) => {
+                self.apply(world, Step::Vanish(worker));
+                self.connect(world, worker);
+            }
+            Step::Stale(worker) => self.stale(world, worker),
+            Step::Reboot(worker) => {
+                self.apply(world, Step::Vanish(worker));
+                let sim = &mut self.workers[worker as usize];
+                sim.held.clear();
+                sim.boots += 1;
+                for session in std::mem::take(&mut sim.old) {
+                    let outputs = world.send(Event::Gone(SessionId(session)));
+                    self.take(outputs);
+                }
+            }
+            Step::FailLaunch(worker) => {
+                let outcome = Outcome::LaunchFailed { task_fault: false, message: "no".into() };
+                self.end(world, worker, HeldPhase::Accepted, Ended { pid: 0, ..*ended(outcome) });
+            }
+            Step::Again(worker) => {
+                let held: Vec<_> = self.workers[worker as usize].held.keys().copied().collect();
+                for id in held {
+                    self.report(world, worker, id);
+                }
+            }
+            Step::Store { worker, bytes } => {
+                let ran: Vec<_> = self.workers[worker as usize]
                     .held
                     .iter()
-                    .filter_map(|(id, held)| Some((*id, held.result.as_ref()?.log_size)))
+                    .filter(|(_, held)| held.phase != HeldPhase::Accepted)
+                    .map(|(id, _)| *id)
                     .collect();
-                for (id, size) in ends {
-                    world.log_stored.insert(id, size);
-                    let outputs = world.send(Event::LogStored(id, size));
+                for id in ran {
+                    let stored = world.log_stored.entry(id).or_default();
+                    *stored = bytes.max(*stored);
+                    let event = Event::LogStored(id, *stored);
+                    let outputs = world.send(event);
                     self.take(outputs);
                 }
             }
@@ -145,6 +222,7 @@ impl Fleet {
                 world.restart();
                 for sim in &mut self.workers {
                     sim.session = None;
+                    sim.old.clear();
                 }
             }
             Step::Drain(worker, on) => {
@@ -152,6 +230,30 @@ impl Fleet {
                 let outputs = world.send(Event::Steer(ReplyId(0), format!("w{worker}"), steer));
                 self.take(outputs);
             }
+        }
+    }
+
+    /// Whatever comes on a stream that was replaced changes nothing.
+    fn stale(&mut self, world: &mut World, worker: u32) {
+        let sim = &self.workers[worker as usize];
+        if sim.session.is_none() {
+            return;
+        }
+        let held: Vec<_> = sim.held.keys().copied().collect();
+        for session in sim.old.clone() {
+            let before = world.store.clone();
+            for id in &held {
+                for said in [
+                    FromWorker::Returned(*id),
+                    FromWorker::Ended(*id, exited(9)),
+                    FromWorker::Started(*id, Started { pid: 99, output_path: "/stale".into() }),
+                ] {
+                    assert!(world.says(session, said).is_empty());
+                }
+            }
+            assert!(world.says(session, FromWorker::Leaving).is_empty());
+            assert!(world.send(Event::Gone(SessionId(session))).is_empty());
+            assert_eq!(format!("{before:?}"), format!("{:?}", world.store));
         }
     }
 
@@ -165,13 +267,16 @@ impl Fleet {
         self.sessions += 1;
         sim.session = Some(self.sessions);
         let held: Vec<_> = sim.held.iter().map(|(id, held)| (*id, held.phase)).collect();
-        let outputs = world.connect(self.sessions, hello(worker, 2, &held));
+        let boot_id = format!("boot {}", sim.boots);
+        let outputs = world.connect(self.sessions, Box::new(Hello { boot_id, ..*hello(worker, 2, &held) }));
+        assert!(matches!(reply(&outputs), Reply::Attached));
         self.take(outputs);
     }
 
     fn deliver(&mut self, world: &mut World, worker: u32) {
         let sim = &mut self.workers[worker as usize];
-        if sim.session.is_none() || sim.inbox.is_empty() {
+        // What came before a stream died is still read, and the answers are lost.
+        if sim.inbox.is_empty() {
             return;
         }
         match sim.inbox.remove(0) {
@@ -208,13 +313,18 @@ impl Fleet {
     }
 
     fn finish(&mut self, world: &mut World, worker: u32, code: i32) {
+        let outcome = if code < 0 { Outcome::Signalled(-code) } else { Outcome::Exited(code) };
+        let result = Ended { log_size: LOG_SIZE, ..*ended(outcome) };
+        self.end(world, worker, HeldPhase::Running, result);
+    }
+
+    fn end(&mut self, world: &mut World, worker: u32, phase: HeldPhase, result: Ended) {
         let sim = &mut self.workers[worker as usize];
-        let next = sim.held.iter_mut().find(|(_, held)| held.phase == HeldPhase::Running);
+        let next = sim.held.iter_mut().find(|(_, held)| held.phase == phase);
         let Some((id, held)) = next else { return };
         let id = *id;
-        let outcome = if code < 0 { Outcome::Signalled(-code) } else { Outcome::Exited(code) };
         held.phase = HeldPhase::Ended;
-        held.result = Some(Box::new(Ended { stop_sent: held.stopped, log_size: 3, ..*ended(outcome) }));
+        held.result = Some(Box::new(Ended { stop_sent: held.stopped, ..result }));
         self.report(world, worker, id);
     }
 
@@ -251,7 +361,7 @@ impl Fleet {
                 }
                 self.run(world, worker);
                 self.finish(world, worker, 0);
-                self.apply(world, Step::Store(worker));
+                self.apply(world, Step::Store { worker, bytes: LOG_SIZE });
             }
             self.apply(world, Step::Pass(1_000));
             if world.store.batches.values().all(|batch| batch.state.status.is_ended()) {
@@ -280,8 +390,14 @@ fn check(steps: Vec<Step>) {
     }
 }
 
+/// 300 cases, or as many as `PROPTEST_CASES` says.
+fn cases() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { asked } else { ProptestConfig { cases: 300, ..asked } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn whatever_happens_the_promises_hold(steps in prop::collection::vec(step(), 50..120)) {

@@ -145,6 +145,15 @@ fn used_names_and_copied_work_directories_are_refused() {
     assert_eq!(closed(&outputs), [1]);
     world.send(Event::Gone(SessionId(1)));
     assert_eq!(world.machine.available_workers(), 1, "the end of the old stream changes nothing");
+    // It may come with a new name, which frees the old one.
+    let renamed = Hello { worker: WorkerRef { name: "new".into(), ..worker(1) }, ..*hello(1, 1, &[]) };
+    world.connect(5, Box::new(renamed));
+    let namesake =
+        |name: &str| Hello { worker: WorkerRef { name: name.into(), ..worker(2) }, ..*hello(2, 1, &[]) };
+    let outputs = world.connect(6, Box::new(namesake("new")));
+    assert_eq!(reply(&outputs), &Reply::Refused(Refused::NameInUse("new".into())));
+    assert_eq!(reply(&world.connect(7, Box::new(namesake("w1")))), &Reply::Attached);
+    assert_eq!(world.machine.available_workers(), 2);
 }
 
 #[test]
@@ -183,4 +192,88 @@ fn lost_and_forgotten_in_the_end() {
     assert_eq!(status(&mut world), Some(WorkerStatus::Lost));
     world.pass(86_400_000);
     assert_eq!(status(&mut world), None);
+}
+
+#[test]
+fn a_program_that_was_seen_to_start_is_never_handed_out_again() {
+    let id = attempt(1, 1, 1);
+    let started = || Started { pid: 7, output_path: "/o".into() };
+    // A hello that was held up in the network, from before the offer.
+    let mut world = running();
+    world.says(1, FromWorker::Started(id, started()));
+    let outputs = world.connect(2, hello(1, 1, &[]));
+    assert_eq!(offers(&outputs), [(2, attempt(1, 2, 1))], "it did start, whatever the hello lists");
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
+    // A worker that takes back its own word.
+    let mut world = running();
+    world.says(1, FromWorker::Started(id, started()));
+    world.restart();
+    world.connect(2, hello(1, 1, &[(id, HeldPhase::Running)]));
+    world.says(2, FromWorker::Returned(id));
+    assert_eq!(offers(&world.pass(1_000)), [(2, attempt(1, 2, 1))]);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
+}
+
+#[test]
+fn a_cancelled_task_that_had_not_begun_is_not_begun() {
+    let mut world = running();
+    world.send(Event::Gone(SessionId(1)));
+    world.cancel(1, &[1]);
+    let id = attempt(1, 1, 1);
+    let outputs = world.connect(2, hello(1, 1, &[(id, HeldPhase::Accepted)]));
+    assert_eq!(said(&outputs), [(2, ToWorker::Welcome(vec![(id, Verdict::Stop)]))]);
+    world.says(2, FromWorker::Returned(id));
+    assert_eq!(world.task(1, 1).status, TaskStatus::Cancelled);
+    assert!(world.task(1, 1).end_confirmed);
+}
+
+#[test]
+fn a_task_fails_when_the_last_other_worker_that_could_try_it_is_gone_for_good() {
+    for leaves in [true, false] {
+        let mut world = World::new();
+        world.connect(1, hello(1, 1, &[]));
+        world.connect(2, hello(2, 1, &[]));
+        world.says(2, FromWorker::Draining);
+        world.submit(1, 1, 1);
+        let id = attempt(1, 1, 1);
+        world.says(1, FromWorker::Accepted(id));
+        let failed = Outcome::LaunchFailed { task_fault: false, message: "no such file".into() };
+        world.says(1, FromWorker::Ended(id, ended(failed)));
+        assert_eq!(world.task(1, 1).status, TaskStatus::Queued, "w2 has not tried it");
+        if leaves {
+            world.says(2, FromWorker::Leaving);
+        } else {
+            world.says(2, FromWorker::Heartbeat(vec![]));
+            world.connect(3, hello(2, 0, &[]));
+            world.send(Event::Gone(SessionId(3)));
+            assert_eq!(world.task(1, 1).status, TaskStatus::Queued, "w2 may be back");
+            world.pass(100_000);
+        }
+        assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerLaunchFailed));
+        assert_eq!(world.task(1, 1).failure_message, "could not be started on any connected worker");
+    }
+}
+
+#[test]
+fn late_results_of_sessions_that_ended_make_room() {
+    let mut world = World::new();
+    world.connect(1, hello(1, 2, &[]));
+    world.submit(1, 2, 2);
+    for task in [1, 2] {
+        world.says(1, FromWorker::Accepted(attempt(1, task, 1)));
+    }
+    world.send(Event::Gone(SessionId(1)));
+    world.pass(100_000);
+    let id = attempt(1, 1, 1);
+    world.connect(2, hello(1, 2, &[(id, HeldPhase::Ended)]));
+    let end = Box::new(Ended { log_size: 10, ..*exited(0) });
+    world.says(2, FromWorker::Ended(id, end.clone()));
+    world.send(Event::Gone(SessionId(2)));
+    // Its worker sends it again in its next session; until then nothing is kept of it.
+    assert!(said(&world.send(Event::LogStored(id, 10))).is_empty());
+    assert!(!world.store.attempts[&id].late);
+    world.log_stored.insert(id, 10);
+    world.connect(3, hello(1, 2, &[(id, HeldPhase::Ended)]));
+    assert_eq!(said(&world.says(3, FromWorker::Ended(id, end))), [(3, ToWorker::Acknowledged(id))]);
+    assert!(world.store.attempts[&id].late);
 }

@@ -99,6 +99,12 @@ impl World {
         for id in needs.batches {
             facts.batches.insert(id, self.store.batches.get(&id).cloned());
         }
+        for (id, task) in needs.tasks {
+            if let Some(loaded) = self.store.batches.get(&id) {
+                let stored = (loaded.state.clone(), loaded.tasks[task.0 as usize - 1].clone());
+                facts.tasks.insert((id, task), stored);
+            }
+        }
         facts.request = needs.request.and_then(|id| self.store.requests.get(&id).cloned());
         for id in needs.attempts {
             facts.attempts.extend(self.store.attempts.get(&id).map(|row| (id, row.clone())));

@@ -308,8 +308,8 @@ mod tests {
 
     #[test]
     fn a_bad_hello_is_refused_by_its_field() {
-        type Spoil = fn(&mut v1::Hello);
-        let cases: [(&str, Spoil); 12] = [
+        type Case = (&'static str, fn(&mut v1::Hello));
+        let cases: [Case; 12] = [
             ("hello.protocol", |hello| hello.protocol = 2),
             ("hello.name", |hello| hello.name = String::new()),
             ("hello.name", |hello| hello.name = "a b".into()),

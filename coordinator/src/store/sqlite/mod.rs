@@ -21,7 +21,7 @@ use self::{
 use super::{BatchView, Error, Store};
 use crate::core::{
     event::Change,
-    model::{AttemptRow, LoadedBatch, RequestRecord, TaskKey, WorkerRow},
+    model::{AttemptRow, BatchState, LoadedBatch, RequestRecord, TaskKey, TaskState, WorkerRow},
     plan::TaskSpec,
 };
 
@@ -100,6 +100,15 @@ impl Store for SqliteStore {
 
     fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error> {
         read_batch(&self.connection, batch)?.map(|view| self.complete(view)).transpose()
+    }
+
+    fn load_task(&mut self, (batch, index): TaskKey) -> Result<Option<(BatchState, TaskState)>, Error> {
+        let sql = format!("SELECT {} FROM tasks WHERE batch = ?1 AND idx = ?2", rows::TASK);
+        let key = params![rows::batch_key(batch), index.0];
+        let task =
+            collect(&mut self.connection.prepare_cached(&sql)?, key, |row| rows::task(batch, row))?.pop();
+        let view = read_batch(&self.connection, batch)?;
+        Ok(view.zip(task).map(|(view, (_, task))| (view.state, task)))
     }
 
     fn find_request(&mut self, id: &str) -> Result<Option<RequestRecord>, Error> {
