@@ -212,6 +212,10 @@ impl Pusher {
         let mut heard = Instant::now();
         let mut pending = None;
         loop {
+            if !self.ledger.is_in_flight() {
+                // Nothing is waited for, so that the wait begins with what is sent next.
+                heard = Instant::now();
+            }
             if pending.is_none() {
                 pending = self.next_message().await;
             }
