@@ -372,6 +372,12 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_that_cannot_be_read_is_not_taken_for_a_short_one() {
+        // A file whose first bytes no read can have.
+        assert!(Journal::open(Path::new("/proc/self/mem")).is_err());
+    }
+
+    #[test]
     fn a_record_reads_as_it_was_written() {
         for record in every_kind() {
             assert_eq!(from_bytes(&to_bytes(&record)), Some(record));
