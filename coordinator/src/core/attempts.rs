@@ -41,6 +41,12 @@ impl Machine {
                 self.fleet.change(&instance, |worker| worker.leaving = true);
             }
             FromWorker::Leaving => {
+                // It holds nothing and reads nothing more: an offer that was on its way is never started.
+                for (id, _) in self.held_by(&instance) {
+                    if self.is_unanswered(id) {
+                        self.give_back(turn, id, String::new());
+                    }
+                }
                 if self.fleet.get(&instance).is_some_and(|worker| worker.held.is_empty()) {
                     self.fleet.forget(&instance);
                     turn.change(Change::ForgetWorker(instance));
@@ -383,6 +389,12 @@ impl Machine {
         let live = self.batches.get_mut(&id.batch)?;
         let holder = live.active(id.task, id.attempt).map(|active| &active.worker.instance);
         if holder == Some(instance) { Some(live) } else { None }
+    }
+
+    /// Whether the attempt was offered, and nothing was heard of it.
+    fn is_unanswered(&self, id: AttemptId) -> bool {
+        let active = self.batches.get(&id.batch).and_then(|live| live.active(id.task, id.attempt));
+        active.is_some_and(|active| active.start_ms.is_none() && active.result.is_none())
     }
 
     fn release(&mut self, instance: &InstanceId, id: AttemptId) {

@@ -179,6 +179,21 @@ fn a_worker_that_leaves_is_forgotten() {
 }
 
 #[test]
+fn an_offer_that_crosses_with_a_leaving_worker_goes_back() {
+    let mut world = World::new();
+    world.connect(1, hello(1, 1, &[]));
+    world.connect(2, hello(2, 1, &[]));
+    let offered = offers(&world.submit(1, 1, 1));
+    let [(session, first)] = offered[..] else { panic!("one offer: {offered:?}") };
+    world.says(session, FromWorker::Draining);
+    let outputs = world.says(session, FromWorker::Leaving);
+    assert_eq!(closed(&outputs), [session]);
+    assert_eq!(offers(&outputs), [(3 - session, attempt(1, 1, first.attempt.0 + 1))], "it held nothing");
+    assert!(world.store.attempts.is_empty(), "uncounted");
+    assert_eq!(world.store.workers.len(), 1, "and is forgotten");
+}
+
+#[test]
 fn lost_and_forgotten_in_the_end() {
     let mut world = World::new();
     world.connect(1, hello(1, 1, &[]));

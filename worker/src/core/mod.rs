@@ -186,7 +186,10 @@ impl Dispatcher {
             Leaving::Drain => false,
             Leaving::Stop { deadline } => now.ms >= deadline,
         };
-        let settled = self.attempts.is_empty() && !matches!(self.session, Session::Greeting { .. });
+        // Before the runner's first hello it is not known whether something is held.
+        let settled = self.runner != RunnerLink::NeverUp
+            && self.attempts.is_empty()
+            && !matches!(self.session, Session::Greeting { .. });
         if settled {
             if matches!(self.session, Session::Up { .. }) {
                 self.effects.push(Effect::Send(ToCoordinator::Leaving));

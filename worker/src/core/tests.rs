@@ -511,6 +511,15 @@ fn a_draining_worker_leaves_when_everything_is_acknowledged() {
 }
 
 #[test]
+fn a_drain_waits_to_hear_what_the_runner_holds() {
+    let mut script = Script { dispatcher: Dispatcher::new(plan(), 2), ms: 0, session: 0 };
+    assert_eq!(script.event(Event::Drain), []);
+    let ended = protocol::Held::Ended(runner_ended(1, 0));
+    assert_eq!(script.runner_hello(vec![ended]), [], "its result is to be sent first");
+    assert_eq!(script.dispatcher.held_count(), 1);
+}
+
+#[test]
 fn a_stopping_worker_ends_tasks_and_waits_for_so_long() {
     let mut script = Script::running(1);
     assert_eq!(script.event(Event::Drain), [Effect::Send(ToCoordinator::Draining)]);

@@ -242,8 +242,13 @@ impl Journal {
         let mut reader = io::BufReader::with_capacity(RECORD * 1024, &file);
         let mut bytes = [0; RECORD];
         let (mut at, mut len) = (0u64, 0u64);
-        while reader.read_exact(&mut bytes).is_ok() {
-            at += RECORD as u64;
+        loop {
+            match reader.read_exact(&mut bytes) {
+                Ok(()) => at += RECORD as u64,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                // What cannot be read now must not be cut off: it says what was started.
+                Err(error) => return Err(error),
+            }
             if let Some(record) = from_bytes(&bytes) {
                 replay.damaged += (at - len) / RECORD as u64 - 1;
                 replay.apply(&record);
@@ -364,6 +369,12 @@ mod tests {
         assert_eq!(replay.ended[&key(2)], outcome());
         assert_eq!((replay.unended.len(), replay.ended.len()), (2, 1));
         assert!((0..4).all(|task| replay.seen.contains(key(task))) && !replay.seen.contains(key(4)));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_not_taken_for_a_short_one() {
+        // A file whose first bytes no read can have.
+        assert!(Journal::open(Path::new("/proc/self/mem")).is_err());
     }
 
     #[test]

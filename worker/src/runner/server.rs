@@ -181,7 +181,9 @@ impl Server {
     }
 
     fn timeout(&self, now: Instant) -> PollTimeout {
-        let tasks = self.running.values().filter_map(Running::deadline);
+        // While the half does not read, what ends that is that it does.
+        let may_notice = !self.clients.is_busy();
+        let tasks = self.running.values().filter_map(|running| running.deadline(may_notice));
         let gives_up = self.mode == Mode::Draining && self.running.is_empty() && self.clients.is_empty();
         let alone = self.alone_since.filter(|_| gives_up);
         let idle = self.idle_since.or(alone).map(|since| since + self.options.idle_exit);

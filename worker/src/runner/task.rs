@@ -146,10 +146,10 @@ impl Running {
         }
     }
 
-    /// The next time at which something is to be done, at most.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// The next time at which something is to be done, at most. A notice counts only while one may be sent.
+    pub(super) fn deadline(&self, may_notice: bool) -> Option<Instant> {
         let kill_at = if let Stop::Term { kill_at } = self.stop { Some(kill_at) } else { None };
-        kill_at.into_iter().chain(self.notice_at().flatten()).min()
+        kill_at.into_iter().chain(self.notice_at().flatten().filter(|_| may_notice)).min()
     }
 
     /// TERM to the group now and KILL after the grace; later calls can only shorten what remains. Nothing if the
@@ -218,5 +218,29 @@ impl Running {
             discarded: self.spool.discarded(),
             end_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_notice_that_may_not_be_sent_wakes_nobody() {
+        let work = tempfile::tempdir().unwrap();
+        spool::prepare(work.path()).unwrap();
+        let key = AttemptKey { life: 1, batch: 2, task: 3, attempt: 4 };
+        let (reader, mut writer) = output_pipe().unwrap();
+        let mut running = Running::new(Pid::this(), 0, reader, work.path(), key, 100);
+        let (now, mut buffer) = (Instant::now(), [0; 16]);
+        writer.write_all(b"one").unwrap();
+        running.pump(&mut buffer);
+        assert_eq!(running.notice(now), Some(3));
+        writer.write_all(b"two").unwrap();
+        running.pump(&mut buffer);
+        assert_eq!(running.deadline(true), Some(now + NOTICE_EVERY));
+        // It would be over at once and for as long as the half does not read: the loop would spin.
+        assert_eq!(running.deadline(false), None);
     }
 }

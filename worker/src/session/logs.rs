@@ -94,6 +94,16 @@ impl Ledger {
         entries.ready.remove(&attempt);
     }
 
+    /// From `end` on it cannot be read. What comes before may have to be sent again.
+    fn cut(&self, attempt: AttemptId, end: u64) {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.of.get_mut(&attempt) {
+            entry.size = entry.size.min(end);
+            entry.sent = entry.sent.min(end);
+        }
+        entries.refresh(attempt);
+    }
+
     /// The next chunk: attempt, offset, length. It counts as sent.
     fn take(&self) -> Option<(AttemptId, u64, u64)> {
         let mut entries = self.lock();
@@ -212,6 +222,10 @@ impl Pusher {
         let mut heard = Instant::now();
         let mut pending = None;
         loop {
+            if !self.ledger.is_in_flight() {
+                // Nothing is waited for, so that the wait begins with what is sent next.
+                heard = Instant::now();
+            }
             if pending.is_none() {
                 pending = self.next_message().await;
             }
@@ -248,7 +262,7 @@ impl Pusher {
             match read_spool(&self.work_dir, attempt, offset, len).await {
                 Ok(data) => return Some(v1::PushLogsRequest { attempt: Some(attempt.into()), offset, data }),
                 Err(message) => {
-                    self.ledger.stop(attempt);
+                    self.ledger.cut(attempt, offset);
                     // The driver is there as long as we are.
                     let _ = self.unreadable.send(Unreadable { attempt, from: offset, message }).await;
                 }
@@ -298,6 +312,19 @@ mod tests {
         assert_eq!(ledger.take(), Some((id(1), 10, 110)), "also when it is told on this connection");
         ledger.stop(id(1));
         ledger.rewind();
+        assert_eq!(ledger.take(), None);
+    }
+
+    #[test]
+    fn what_comes_before_unreadable_output_is_still_sent_again() {
+        let ledger = Ledger::default();
+        ledger.push(id(1), None, 2 * CHUNK);
+        assert_eq!(ledger.take(), Some((id(1), 0, CHUNK)));
+        assert_eq!(ledger.take(), Some((id(1), CHUNK, CHUNK)));
+        ledger.cut(id(1), CHUNK);
+        assert!(ledger.is_in_flight());
+        ledger.rewind();
+        assert_eq!(ledger.take(), Some((id(1), 0, CHUNK)));
         assert_eq!(ledger.take(), None);
     }
 }

@@ -1,12 +1,37 @@
 //! How tasks are started, and what cannot be.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
+use muster_worker::runner::ensure_running;
 use muster_worker::runner::protocol::{Env, FromRunner, Raw, ToRunner};
 use nix::libc;
 
 use crate::bed::Bed;
+
+#[test]
+fn a_low_limit_of_open_files_does_not_bound_the_tasks() {
+    let mut bed = Bed::new();
+    let exe = env!("CARGO_BIN_EXE_muster-worker");
+    let script = "ulimit -Sn 32; exec \"$0\" \"$@\"";
+    let mut args: Vec<OsString> = vec!["-c".into(), script.into(), exe.into()];
+    args.extend(bed.options.to_args(&bed.work()));
+    drop(ensure_running(&bed.work(), Path::new("/bin/sh"), &args).unwrap());
+    let mut half = bed.half();
+    let keys: Vec<_> = (0..40)
+        .map(|_| half.start(bed.sh("echo started; until [ -e go ]; do sleep 0.05; done; echo done")))
+        .collect();
+    for key in &keys {
+        half.output(*key, 8);
+    }
+    fs::write(bed.cwd().join("go"), "").unwrap();
+    for key in keys {
+        let ended = half.ended(key);
+        assert_eq!((ended.exit_code, ended.output_failed, ended.size), (Some(0), None, 13));
+    }
+}
 
 #[test]
 fn the_exit_code_is_reported() {
