@@ -86,6 +86,10 @@ pub enum Error {
     Internal(String),
 }
 
+/// So long after the start a refusal that may pass is taken for final: longer than a coordinator holds a session
+/// of a machine that was rebooted for alive (20 s).
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(60);
+
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Works until it is told to end (see [`Shutdown`]) or cannot go on. Tries to reach the coordinator for ever.
@@ -298,6 +302,12 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
                 match why {
                     // A worker that was welcomed before may have tasks: it goes on trying.
                     Why::Refused(reason) if !self.welcomed => return Err(Error::Refused(reason)),
+                    Why::NotNow(reason) if !self.welcomed && self.clock.elapsed() > REFUSAL_PATIENCE => {
+                        return Err(Error::Refused(reason));
+                    }
+                    Why::NotNow(reason) => {
+                        tracing::warn!(reason, "the coordinator refuses this worker; it is tried again");
+                    }
                     Why::Refused(reason) => tracing::error!(reason, "the coordinator refuses this worker"),
                     Why::Failed(reason) => tracing::warn!(reason, "no session with the coordinator"),
                 }

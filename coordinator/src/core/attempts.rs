@@ -237,7 +237,9 @@ impl Machine {
         let message = format!("could not be started on {name}: {message}");
         let Some(live) = self.batches.get_mut(&id.batch) else { return };
         live.exclude(id.task, instance.clone());
-        let hopeless = self.fleet.connected().all(|worker| live.is_excluded(id.task, &worker.who.instance));
+        // While none is connected it waits like all others.
+        let hopeless = self.fleet.connected().next().is_some()
+            && self.fleet.connected().all(|worker| live.is_excluded(id.task, &worker.who.instance));
         if hopeless {
             let failure = Some(FailureReason::WorkerLaunchFailed);
             return self.end_task(turn, id, Some(result), TaskStatus::Failed, failure, message, true);
@@ -331,9 +333,7 @@ impl Machine {
     ) {
         let row = facts.attempts.get(&id);
         // Given up without knowing how it ended: that is the only row which a late result adds to.
-        let given_up = row.is_some_and(|row| {
-            !row.late && row.exit_code.is_none() && row.signal.is_none() && is_given_up(row.failure)
-        });
+        let given_up = row.is_some_and(AttemptRow::is_given_up);
         let (true, Some(stored)) = (given_up, facts.tasks.get(&(id.batch, id.task))) else {
             // Recorded before (its acknowledgement was lost), or about nothing that was ever handed out.
             return turn.send(session, ToWorker::Acknowledged(id));
@@ -440,11 +440,6 @@ impl Machine {
             }
         }
     }
-}
-
-/// Failures under which an attempt may still have ended in some way that nobody heard of.
-const fn is_given_up(failure: Option<FailureReason>) -> bool {
-    matches!(failure, None | Some(FailureReason::WorkerCrashed))
 }
 
 fn attempt_row(

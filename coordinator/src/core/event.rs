@@ -146,6 +146,8 @@ pub struct Hello {
     pub held: Vec<(AttemptId, HeldPhase)>,
     /// It wants nothing new.
     pub draining: bool,
+    /// Grows with every connection of this instance in this boot.
+    pub connection: u64,
 }
 
 /// How far a held attempt is.
@@ -401,6 +403,9 @@ pub enum Refused {
          give this one a --work-dir of its own"
     )]
     Clone,
+    /// A hello that was held up and comes after a newer one of the same worker.
+    #[error("this connection is older than the one that the worker has now")]
+    Outdated,
 }
 
 /// A worker as users see it.

@@ -29,6 +29,8 @@ pub(super) enum Link {
 pub(super) struct Worker {
     pub(super) who: WorkerRef,
     pub(super) boot_id: String,
+    /// Of its newest hello; see there.
+    pub(super) connection: u64,
     pub(super) slots: u32,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) version: String,
@@ -53,6 +55,7 @@ impl Worker {
         Self {
             who,
             boot_id,
+            connection: 0,
             slots,
             labels: BTreeMap::new(),
             version: String::new(),
@@ -199,6 +202,7 @@ impl Fleet {
         self.change(&instance, |worker| {
             worker.who = hello.worker.clone();
             worker.boot_id.clone_from(&hello.boot_id);
+            worker.connection = hello.connection;
             worker.slots = hello.slots;
             worker.labels.clone_from(&hello.labels);
             worker.version.clone_from(&hello.version);

@@ -147,6 +147,22 @@ pub enum FailureReason {
     SecretUnavailable,
 }
 
+impl FailureReason {
+    /// The word that users know it by.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExitCode => "exit_code",
+            Self::Signal => "signal",
+            Self::TimedOut => "timed_out",
+            Self::WorkerLaunchFailed => "worker_launch_failed",
+            Self::WorkerCrashed => "worker_crashed",
+            Self::OutputFailed => "output_failed",
+            Self::OutputRefused => "output_refused",
+            Self::SecretUnavailable => "secret_unavailable",
+        }
+    }
+}
+
 /// The part of a task that changes. A fresh one is `TaskState::default()` with its revision set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskState {
@@ -244,6 +260,16 @@ pub struct AttemptRow {
     pub log_discarded: u64,
     /// It came after the task had been settled otherwise, and changed nothing.
     pub late: bool,
+}
+
+impl AttemptRow {
+    /// It was ended without knowing how the program ended: a late result is still wanted.
+    pub const fn is_given_up(&self) -> bool {
+        !self.late
+            && self.exit_code.is_none()
+            && self.signal.is_none()
+            && matches!(self.failure, None | Some(FailureReason::WorkerCrashed))
+    }
 }
 
 /// What is remembered of a worker over a restart of the coordinator.

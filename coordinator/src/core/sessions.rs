@@ -13,7 +13,7 @@ use super::{
     },
     fleet::Link,
     machine::{Machine, Turn},
-    model::{FailureReason, InstanceId},
+    model::{AttemptRow, InstanceId},
     timers::Timer,
 };
 
@@ -67,7 +67,11 @@ impl Machine {
                         stops.extend(cancel.map(|grace_ms| (*id, grace_ms)));
                         Verdict::GoOn
                     }
-                    (None, HeldPhase::Ended) if awaits_late(*id, facts) => Verdict::Report,
+                    (None, HeldPhase::Ended)
+                        if facts.attempts.get(id).is_some_and(AttemptRow::is_given_up) =>
+                    {
+                        Verdict::Report
+                    }
                     (None, HeldPhase::Ended) => Verdict::Forget,
                     (None, HeldPhase::Accepted | HeldPhase::Running) => Verdict::Stop,
                 };
@@ -89,7 +93,11 @@ impl Machine {
             return Some(Refused::NameInUse(hello.worker.name.clone()));
         }
         let known = self.fleet.get(&hello.worker.instance)?;
-        (known.session().is_some() && known.boot_id != hello.boot_id).then_some(Refused::Clone)
+        if known.boot_id == hello.boot_id {
+            // It was written before what the newer session brought, so it proves nothing about that.
+            return (hello.connection < known.connection).then_some(Refused::Outdated);
+        }
+        known.session().is_some().then_some(Refused::Clone)
     }
 
     pub(super) fn on_gone(&mut self, turn: &mut Turn, session: SessionId) {
@@ -186,14 +194,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// The attempt was given up, and how it ended is still wanted.
-fn awaits_late(id: AttemptId, facts: &Facts) -> bool {
-    facts.attempts.get(&id).is_some_and(|row| {
-        !row.late
-            && row.exit_code.is_none()
-            && row.signal.is_none()
-            && matches!(row.failure, None | Some(FailureReason::WorkerCrashed))
-    })
 }

@@ -223,6 +223,7 @@ mod tests {
             version: "1".into(),
             held: vec![],
             draining: false,
+            connection: 1,
         };
         let engine = async {
             let Some(Input::Hello(session, _, _outbox, reply)) = inputs.recv().await else { return false };

@@ -22,7 +22,7 @@ use tokio::{sync::mpsc, sync::oneshot, time::timeout};
 
 use crate::{
     core::{
-        event::{Change, Event, Facts, FromWorker, Output},
+        event::{Change, Event, Facts, FromWorker, Needs, Output},
         machine::{self, Machine},
     },
     secrets::Secret,
@@ -207,7 +207,8 @@ impl Engine {
         if needs.is_empty() {
             return Ok(facts);
         }
-        if !self.pending.changes.is_empty() {
+        // What is pending matters only where it is about the same things; other submissions share a group.
+        if self.pending.changes.iter().any(|change| concerns(change, &needs)) {
             self.flush()?;
             // Offers of the group may have been unsendable, which can end a batch.
             needs = self.machine.needs(event);
@@ -244,5 +245,21 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a change that is not committed yet could alter the facts that are needed.
+fn concerns(change: &Change, needs: &Needs) -> bool {
+    let batch = |id: &BatchId| {
+        needs.batches.contains(id)
+            || needs.tasks.iter().any(|(batch, _)| batch == id)
+            || needs.attempts.iter().any(|attempt| attempt.batch == *id)
+    };
+    match change {
+        Change::NewBatch { head, .. } => batch(&head.id),
+        Change::Batch(id, _) | Change::Task(id, ..) | Change::Secret(id, _) => batch(id),
+        Change::Attempt(row) => batch(&row.id.batch),
+        Change::Request(record) => needs.request.as_ref() == Some(&record.id),
+        Change::Worker(_) | Change::ForgetWorker(_) => false,
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn record(change: &Change) {
                     %task,
                     attempt,
                     worker,
-                    reason = state.failure.map(reason),
+                    reason = state.failure.map(FailureReason::as_str),
                     exit_code = state.exit_code,
                     signal = state.signal,
                     "task failed"
@@ -63,18 +63,5 @@ pub(super) fn record(change: &Change) {
         | Change::Secret(..)
         | Change::Request(_)
         | Change::ForgetWorker(_) => {}
-    }
-}
-
-const fn reason(failure: FailureReason) -> &'static str {
-    match failure {
-        FailureReason::ExitCode => "exit_code",
-        FailureReason::Signal => "signal",
-        FailureReason::TimedOut => "timed_out",
-        FailureReason::WorkerLaunchFailed => "worker_launch_failed",
-        FailureReason::WorkerCrashed => "worker_crashed",
-        FailureReason::OutputFailed => "output_failed",
-        FailureReason::OutputRefused => "output_refused",
-        FailureReason::SecretUnavailable => "secret_unavailable",
     }
 }

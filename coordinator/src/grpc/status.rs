@@ -277,6 +277,7 @@ pub(crate) fn refused(refused: &Refused) -> Status {
         }
         Refused::NameInUse(_) => parts(Code::AlreadyExists, "WORKER_NAME_IN_USE").build(),
         Refused::Clone => parts(Code::FailedPrecondition, "WORKER_CLONED").build(),
+        Refused::Outdated => parts(Code::Aborted, "CONNECTION_OUTDATED").build(),
     }
 }
 
@@ -433,6 +434,7 @@ mod tests {
             (Refused::UnknownWorker("w".repeat(5_000)), Code::NotFound),
             (Refused::NameInUse("w".into()), Code::AlreadyExists),
             (Refused::Clone, Code::FailedPrecondition),
+            (Refused::Outdated, Code::Aborted),
         ] {
             assert_eq!(info(&refused(&why)).0, code, "{why}");
         }

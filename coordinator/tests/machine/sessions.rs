@@ -157,6 +157,20 @@ fn used_names_and_copied_work_directories_are_refused() {
 }
 
 #[test]
+fn a_hello_that_was_held_up_proves_nothing() {
+    let mut world = World::new();
+    let numbered = |connection| Box::new(Hello { connection, ..*hello(1, 1, &[]) });
+    world.connect(1, numbered(5));
+    world.submit(1, 1, 1);
+    world.says(1, FromWorker::Accepted(attempt(1, 1, 1)));
+    // Written before the offer was received, so it does not list it.
+    let outputs = world.connect(2, numbered(4));
+    assert_eq!(reply(&outputs), &Reply::Refused(Refused::Outdated));
+    assert_eq!(world.task(1, 1).status, TaskStatus::Running);
+    assert_eq!(world.machine.available_workers(), 1, "the newer session stands");
+}
+
+#[test]
 fn an_offer_that_is_not_answered_ends_the_session() {
     let mut world = World::new();
     world.connect(1, hello(1, 1, &[]));

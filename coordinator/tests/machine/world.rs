@@ -56,6 +56,7 @@ pub(crate) fn hello(n: u32, slots: u32, held: &[(AttemptId, HeldPhase)]) -> Box<
         version: "1".into(),
         held: held.to_vec(),
         draining: false,
+        connection: 0,
     })
 }
 

@@ -2350,6 +2350,10 @@ pub struct Hello {
     /// It wants nothing new.
     #[prost(bool, tag = "9")]
     pub draining: bool,
+    /// Grows with every connection of this work directory in this boot: a hello that was held up in the network and
+    /// comes after a newer one proves nothing and is refused. Nanoseconds since the boot do.
+    #[prost(fixed64, tag = "10")]
+    pub connection: u64,
 }
 /// An attempt that a worker holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

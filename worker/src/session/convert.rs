@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use muster_proto::{AttemptId, v1};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::core::{
     FromCoordinator, Held, HeldPhase, HeldVerdict, Offer, Outcome, Report, ToCoordinator, Verdict,
@@ -57,6 +58,7 @@ pub(crate) fn to_wire(message: ToCoordinator, who: &Identity, inline_log: Bytes)
             version: env!("CARGO_PKG_VERSION").into(),
             held: held.into_iter().map(held_to_wire).collect(),
             draining,
+            connection: since_boot_ns(),
         }),
         ToCoordinator::Heartbeat(held) => {
             Message::Heartbeat(v1::WorkerHeartbeat { held: held.into_iter().map(held_to_wire).collect() })
@@ -121,4 +123,12 @@ fn ended(report: Report, inline_log: Bytes) -> v1::Ended {
         output_path: report.output_path,
         pid: report.pid,
     }
+}
+
+/// Nanoseconds since the machine's boot, suspended time included: grows over restarts of this process too.
+fn since_boot_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        let (seconds, nanos) = (time.tv_sec().unsigned_abs(), time.tv_nsec().unsigned_abs());
+        seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+    })
 }

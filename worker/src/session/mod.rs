@@ -63,6 +63,8 @@ pub(crate) enum Why {
     Failed(String),
     /// The coordinator does not want this worker as it is.
     Refused(String),
+    /// As it is now: after a fast reboot the session from before it is still held for alive for a while.
+    NotNow(String),
 }
 
 /// Dials for ever, until `stop`.
@@ -185,9 +187,10 @@ fn key(id: AttemptId) -> AttemptKey {
 
 fn refused_or_failed(status: &Status) -> Why {
     match status.code() {
-        Code::AlreadyExists | Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+        Code::AlreadyExists | Code::InvalidArgument | Code::Unimplemented => {
             Why::Refused(status.message().to_owned())
         }
+        Code::FailedPrecondition => Why::NotNow(status.message().to_owned()),
         code => Why::Failed(format!("{code:?}: {}", status.message())),
     }
 }

@@ -86,6 +86,7 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
     Ok(Hello {
         worker: WorkerRef { instance: InstanceId(wire.instance_id.to_ascii_lowercase()), name: wire.name },
         boot_id: wire.boot_id,
+        connection: wire.connection,
         slots: wire.slots,
         labels: wire.labels.into_iter().collect::<BTreeMap<_, _>>(),
         version: wire.version,
