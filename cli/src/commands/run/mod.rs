@@ -6,7 +6,10 @@ pub mod embed;
 pub mod outputs;
 pub mod printer;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use muster_proto::v1::{Batch, TaskStatus};
@@ -87,7 +90,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
         Some(path) => data_dir::given(path)?,
         None => data_dir::new_run()?,
     };
-    context.io.say(&format!("data in {}", one_line(&data_dir.display().to_string())));
+    context.io.say(&format!("data in {}", from_here(&data_dir)));
     let mut embedded = Embedded::start(CoordinatorOptions { data_dir: data_dir.clone() }).await?;
     let context = Context { url: embedded.url().to_owned(), ..context.clone() };
     let worker = WorkerOptions {
@@ -98,7 +101,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
     let outcome = run_with(&args, request, &context, &mut embedded, worker, &mut interrupts).await;
     embedded.shutdown().await;
     if let Err(Error::Embedded(_) | Error::GaveUp { .. } | Error::Unreachable { .. }) = &outcome {
-        let folder = one_line(&data_dir.display().to_string());
+        let folder = from_here(&data_dir);
         context
             .io
             .say(&format!("what was stored is kept; go on with: muster run --data-dir {folder} --resume"));
@@ -232,11 +235,18 @@ async fn finish(client: &Client, batch_id: &str, format: Format, summary: &[Stri
     while let Some(tasks) = pages.next().await? {
         for task in tasks.iter().filter(|task| task.status() == TaskStatus::Completed) {
             for path in outputs::existing(&task.output_path) {
-                io.line(&format!("  task {} output: {}", task.index, one_line(&path.display().to_string())))?;
+                io.line(&format!("  task {} output: {}", task.index, from_here(&path)))?;
             }
         }
     }
     Ok(())
+}
+
+/// A path as one types it in the current folder, where it lies below it.
+fn from_here(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| path.strip_prefix(here).ok());
+    one_line(&below.unwrap_or(path).display().to_string())
 }
 
 /// Ctrl-C and SIGTERM as messages.
