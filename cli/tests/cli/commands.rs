@@ -44,6 +44,32 @@ async fn submit_is_repeated_with_the_same_id_while_the_coordinator_is_away() {
 }
 
 #[tokio::test]
+async fn a_call_that_may_have_been_carried_out_names_the_id_that_makes_it_safe_to_repeat() {
+    let fake = Fake::start();
+    let file = payload();
+    let path = file.path().to_str().unwrap();
+    fake.state.submits.lock().unwrap().extend([
+        Err(Status::deadline_exceeded("not answered in time")),
+        Err(Status::invalid_argument("refused")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+    ]);
+    let hint = |err: &str| err.contains("--request-id r1");
+    let line = ["submit", path, "--request-id", "r1"];
+    let slow = fake.muster(&line).await;
+    assert!(slow.code == 3 && hint(&slow.err), "{}", slow.err);
+    let refused = fake.muster(&line).await;
+    assert!(refused.code == 2 && !hint(&refused.err), "{}", refused.err);
+    let away = fake.muster(&line).await;
+    assert!(away.code == 3 && hint(&away.err), "{}", away.err);
+    let absent = muster("http://127.0.0.1:1", &line).await;
+    assert!(absent.code == 3 && !hint(&absent.err), "it never arrived: {}", absent.err);
+}
+
+#[tokio::test]
 async fn refusals_exit_with_2_and_say_the_way_out() {
     let fake = Fake::start();
     let file = payload();
