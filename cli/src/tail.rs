@@ -48,7 +48,6 @@ impl Tail {
         while !self.over {
             let failure = match self.receive().await {
                 Ok(Some(message)) => {
-                    self.known = true;
                     self.outage.over(self.client.context());
                     return Ok(Some(self.accept(message)));
                 }
@@ -71,6 +70,8 @@ impl Tail {
             Some(stream) => stream,
             None => {
                 let stream = self.client.batches().tail_logs(self.request.clone()).await?.into_inner();
+                // It has answered, so it is worth waiting for, also before the first output.
+                self.known = true;
                 self.stream.insert(stream)
             }
         };

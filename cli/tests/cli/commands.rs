@@ -314,6 +314,17 @@ async fn logs_go_on_at_their_offset_and_show_no_control_characters() {
 }
 
 #[tokio::test]
+async fn following_a_task_that_has_printed_nothing_survives_a_restart_of_the_coordinator() {
+    let fake = Fake::start();
+    fake.state.tails.lock().unwrap().extend([
+        vec![Step::Fail(Status::unavailable("stopping")), Step::Hang],
+        vec![piece(0, b"late\n", true)],
+    ]);
+    let printed = fake.muster(&["logs", "b1", "1", "--follow"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, "late\n"), "{}", printed.err);
+}
+
+#[tokio::test]
 async fn raw_logs_are_the_bytes_from_the_offset() {
     let fake = Fake::start();
     fake.state.tails.lock().unwrap().push_back(vec![piece(3, b"\x1b[2Jx\r", true)]);
