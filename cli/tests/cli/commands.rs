@@ -325,6 +325,30 @@ async fn following_a_task_that_has_printed_nothing_survives_a_restart_of_the_coo
 }
 
 #[tokio::test]
+async fn each_time_that_the_coordinator_is_away_counts_for_itself_though_nothing_happens_between() {
+    // Together they take longer than the patience.
+    const RESTARTS: usize = 30;
+    let fake = Fake::start();
+    let quiet = || vec![Step::Fail(Status::unavailable("stopping")), Step::Hang];
+    let mut tails: Vec<_> = std::iter::repeat_with(quiet).take(RESTARTS).collect();
+    tails.push(vec![piece(0, b"late\n", true)]);
+    fake.state.tails.lock().unwrap().extend(tails);
+    let printed = fake.muster(&["logs", "b1", "1", "--follow"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, "late\n"), "{}", printed.err);
+
+    let quiet = || vec![Step::Fail(Status::unavailable("stopping")), Step::Hang];
+    let mut watches = vec![vec![
+        change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]),
+        Step::Fail(Status::unavailable("stopping")),
+    ]];
+    watches.extend(std::iter::repeat_with(quiet).take(RESTARTS));
+    watches.push(vec![change("l", 2, batch(1, 1, 0), vec![task(1, TaskStatus::Completed)])]);
+    fake.state.watches.lock().unwrap().extend(watches);
+    let printed = fake.muster(&["watch", "b1"]).await;
+    assert_eq!(printed.code, 0, "{}", printed.err);
+}
+
+#[tokio::test]
 async fn raw_logs_are_the_bytes_from_the_offset() {
     let fake = Fake::start();
     fake.state.tails.lock().unwrap().push_back(vec![piece(3, b"\x1b[2Jx\r", true)]);
