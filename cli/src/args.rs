@@ -5,7 +5,7 @@
 //! task finds in its own environment (`MUSTER_BATCH_ID MUSTER_TASK_INDEX MUSTER_ATTEMPT MUSTER_OUTPUT_DIR`) is
 //! never read, so that a task may call `muster` itself.
 
-use std::path::PathBuf;
+use std::{env::VarError, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
 use muster_proto::v1::{SubmitBatchRequest, TaskDefaults};
@@ -127,7 +127,14 @@ impl KeyArgs {
     /// The key, empty where none is given. Never printed.
     pub fn read(&self) -> Result<String, Error> {
         let Some(path) = &self.api_key_file else {
-            return Ok(std::env::var("BIZYAIR_API_KEY").unwrap_or_default());
+            return match std::env::var("BIZYAIR_API_KEY") {
+                Ok(key) => Ok(key),
+                Err(VarError::NotPresent) => Ok(String::new()),
+                // The error would show it.
+                Err(VarError::NotUnicode(_)) => {
+                    Err(Error::Usage("BIZYAIR_API_KEY: the key is not UTF-8 text".to_owned()))
+                }
+            };
         };
         let text = read_text(&path.display().to_string(), MAX_KEY_BYTES)?;
         match text.trim() {

@@ -90,6 +90,7 @@ impl Client {
             Err(_) => Err(Error::Unreachable {
                 url: self.context.url.clone(),
                 detail: format!("no answer within {} s", CALL_TIMEOUT.as_secs()),
+                sent: true,
             }),
         }
     }
@@ -100,18 +101,26 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let mut arrived = false;
         for pause in RETRY_PAUSES {
             match self.call(call()).await {
-                Err(Error::Unreachable { detail, .. }) if pause == RETRY_PAUSES[0] => {
-                    let (url, detail) = (&self.context.url, crate::sanitize::one_line(&detail));
-                    self.context.io.say(&format!("no answer from {url} ({detail}); trying again"));
+                Err(Error::Unreachable { detail, sent, .. }) => {
+                    arrived |= sent;
+                    if pause == RETRY_PAUSES[0] {
+                        let (url, detail) = (&self.context.url, crate::sanitize::one_line(&detail));
+                        self.context.io.say(&format!("no answer from {url} ({detail}); trying again"));
+                    }
                 }
-                Err(Error::Unreachable { .. }) => {}
                 outcome => return outcome,
             }
             tokio::time::sleep(pause).await;
         }
-        self.call(call()).await
+        self.call(call()).await.map_err(|error| match error {
+            Error::Unreachable { url, detail, sent } => {
+                Error::Unreachable { url, detail, sent: sent || arrived }
+            }
+            error => error,
+        })
     }
 
     /// One batch as the coordinator shows it: without tasks where they are too many.

@@ -59,6 +59,8 @@ pub enum Error {
         url: String,
         /// What the transport said.
         detail: String,
+        /// The request may have arrived and been carried out.
+        sent: bool,
     },
     /// It answered before, went away, and did not come back in time.
     #[error("the coordinator at {url} has been away for {seconds} s; giving up (what runs goes on running)")]
@@ -140,7 +142,8 @@ impl Error {
     /// From a failed call to the coordinator at `url`.
     pub fn from_status(status: &Status, url: &str) -> Self {
         if is_lost(status) {
-            return Self::Unreachable { url: url.to_owned(), detail: root_cause(status) };
+            let (detail, sent) = (root_cause(status), !never_connected(status));
+            return Self::Unreachable { url: url.to_owned(), detail, sent };
         }
         match status.code() {
             Code::InvalidArgument
@@ -163,6 +166,11 @@ impl Error {
         }
     }
 
+    /// Whether a call that failed so may have been carried out all the same.
+    pub const fn leaves_open(&self) -> bool {
+        matches!(self, Self::Unreachable { sent: true, .. } | Self::CoordinatorFailed { .. })
+    }
+
     /// From a failed write of data.
     pub fn from_write(source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::BrokenPipe {
@@ -177,6 +185,21 @@ impl Error {
 /// once it is back. A status that the coordinator itself sent has no source; one made of a broken connection has.
 pub fn is_lost(status: &Status) -> bool {
     status.code() == Code::Unavailable || status.source().is_some()
+}
+
+/// Whether there was no connection at all that the request could have gone over.
+fn never_connected(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+            if matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable) {
+                return true;
+            }
+        }
+        source = cause.source();
+    }
+    false
 }
 
 fn root_cause(status: &Status) -> String {

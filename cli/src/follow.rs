@@ -104,8 +104,6 @@ impl Follower {
         loop {
             let failure = match self.receive().await {
                 Ok(Some(message)) => {
-                    self.known = true;
-                    self.outage.over(self.client.context());
                     self.cursor.observe(&message);
                     return Ok(Some(message));
                 }
@@ -144,6 +142,9 @@ impl Follower {
                     life_id: position.map(|(_, life)| life.to_owned()).unwrap_or_default(),
                 };
                 let stream = self.client.batches().watch_batch(request).await?.into_inner();
+                // It has answered; the next message may be long in coming.
+                self.known = true;
+                self.outage.over(self.client.context());
                 self.stream.insert(stream)
             }
         };

@@ -244,7 +244,8 @@ fn harmless_sgr(body: &str) -> Option<bool> {
     Some(ends_plain)
 }
 
-/// A control character as a sign that is seen; anything else as it is.
+/// A control character, or one that turns the direction of text round, as a sign that is seen; anything else as
+/// it is.
 fn visible(character: char) -> char {
     match character {
         '\0'..='\u{1f}' => {
@@ -252,6 +253,8 @@ fn visible(character: char) -> char {
         }
         '\u{7f}' => '\u{2421}',
         '\u{80}'..='\u{9f}' => char::REPLACEMENT_CHARACTER,
+        // Embeddings, overrides and isolates would show what stands on the rest of the line in another order.
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
         character => character,
     }
 }
@@ -322,6 +325,13 @@ mod tests {
         assert_eq!(run(Colour::Strip, &[b"\xe4", b"\xbd", b"\xa0!"]), "你!");
         assert_eq!(run(Colour::Strip, &[b"x\r", b"\ny"]), "x\ny");
         assert_eq!(run(Colour::Keep, &[b"\x1b", b"[3", b"1mr"]), "\u{1b}[31mr\u{1b}[0m");
+    }
+
+    #[test]
+    fn the_order_of_a_line_cannot_be_turned_round() {
+        let text = "a\u{202e}b\u{2066}c\u{2069}";
+        assert_eq!(one_line(text), "a\u{fffd}b\u{fffd}c\u{fffd}");
+        assert_eq!(strip(text), "a\u{fffd}b\u{fffd}c\u{fffd}");
     }
 
     #[test]

@@ -47,11 +47,7 @@ impl Tail {
     pub async fn next(&mut self) -> Result<Option<Piece>, Error> {
         while !self.over {
             let failure = match self.receive().await {
-                Ok(Some(message)) => {
-                    self.known = true;
-                    self.outage.over(self.client.context());
-                    return Ok(Some(self.accept(message)));
-                }
+                Ok(Some(message)) => return Ok(Some(self.accept(message))),
                 Ok(None) if !self.request.follow => {
                     self.over = true;
                     continue;
@@ -71,6 +67,9 @@ impl Tail {
             Some(stream) => stream,
             None => {
                 let stream = self.client.batches().tail_logs(self.request.clone()).await?.into_inner();
+                // It has answered, so it is worth waiting for, also before the first output.
+                self.known = true;
+                self.outage.over(self.client.context());
                 self.stream.insert(stream)
             }
         };

@@ -434,12 +434,42 @@ async fn a_cursor_from_elsewhere_is_out_of_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_names_no_batch_is_not_found_and_a_missing_one_is_invalid() {
+    let site = Site::start().await;
+    for (id, code) in
+        [("0000000000000", Code::NotFound), ("no-such-batch", Code::NotFound), ("", Code::InvalidArgument)]
+    {
+        let mut batches = site.batches();
+        let batch_id = || id.to_owned();
+        let got = batches.get_batch(v1::GetBatchRequest { batch_id: batch_id() }).await.unwrap_err();
+        let request = v1::ListTasksRequest { batch_id: batch_id(), ..Default::default() };
+        let listed = batches.list_tasks(request).await.unwrap_err();
+        let request = v1::CancelBatchRequest { batch_id: batch_id(), ..Default::default() };
+        let cancelled = batches.cancel_batch(request).await.unwrap_err();
+        let request = v1::RetryBatchRequest { batch_id: batch_id(), ..Default::default() };
+        let retried = batches.retry_batch(request).await.unwrap_err();
+        let request = v1::TailLogsRequest { batch_id: batch_id(), task_index: 1, ..Default::default() };
+        let tailed = site.tail(request).await.unwrap_err();
+        let watched = site.watch(id, None).await.unwrap_err();
+        for status in [got, listed, cancelled, retried, tailed, watched] {
+            assert_eq!(status.code(), code, "{id:?}: {status:?}");
+        }
+    }
+    site.running.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_is_refused_by_the_limit_and_the_connection_lives_on() {
     let site = Site::start().await;
     let request = v1::SubmitBatchRequest { batch_json: "x".repeat(20 << 20), ..Default::default() };
     let status = site.submit(request).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("16777216"), "{status:?}");
+    let request = v1::DrainWorkerRequest { worker_id: "x".repeat(70_000) };
+    let mut fleet = FleetServiceClient::new(site.channel.clone());
+    let status = soon("drain", fleet.drain_worker(request)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("65536"), "each service has its own limit: {status:?}");
     site.batch(1).await;
     site.running.shutdown().await.unwrap();
 }

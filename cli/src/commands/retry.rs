@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Exit},
     output::print_batch_alone,
     progress::{command, no_worker_hint},
+    sanitize::one_line,
 };
 
 /// What `retry` takes.
@@ -60,8 +61,14 @@ pub async fn run(args: RetryArgs, context: &Context) -> Result<Exit, Error> {
             let request = request.clone();
             async move { batches.retry_batch(request).await }
         })
-        .await?;
-    let batch = client.required(reply.batch)?;
+        .await;
+    if reply.as_ref().is_err_and(Error::leaves_open) {
+        context.io.say(&format!(
+            "the tasks may have been queued again; repeat it with --request-id {} to be sure that it is done once",
+            one_line(&request.request_id)
+        ));
+    }
+    let batch = client.required(reply?.batch)?;
     print_batch_alone(&context.io, &batch, args.output.format())?;
     if let Some(hint) = no_worker_hint(&batch, &context.url) {
         context.io.say(&hint);

@@ -70,11 +70,12 @@ pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
 /// Submits, again with the same request id while the coordinator is away.
 pub async fn submit(client: &Client, request: &SubmitBatchRequest) -> Result<Batch, Error> {
     let io = &client.context().io;
+    let hint = format!(
+        "the batch may have been stored; submit it again with --request-id {} to be sure that it is there once",
+        one_line(&request.request_id)
+    );
     if !request.validate_only {
-        io.set_interrupt_hint(Some(format!(
-            "the batch may have been stored; submit it again with --request-id {} to be sure that it is there once",
-            one_line(&request.request_id)
-        )));
+        io.set_interrupt_hint(Some(hint.clone()));
     }
     let outcome = client
         .call_repeatedly(|| {
@@ -84,5 +85,8 @@ pub async fn submit(client: &Client, request: &SubmitBatchRequest) -> Result<Bat
         })
         .await;
     io.set_interrupt_hint(None);
+    if outcome.as_ref().is_err_and(Error::leaves_open) && !request.validate_only {
+        io.say(&hint);
+    }
     client.required(outcome?.batch)
 }

@@ -1,6 +1,6 @@
 //! Columns that line up, by the width that a terminal gives each character. Pure.
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use crate::sanitize::one_line;
 
@@ -65,8 +65,10 @@ fn cut(cell: &str) -> String {
         return cell.to_owned();
     }
     let mut out = String::new();
+    let mut width = 0;
     for character in cell.chars() {
-        if out.width() + character.to_string().width() >= MAX_WIDTH {
+        width += character.width().unwrap_or(0);
+        if width >= MAX_WIDTH {
             break;
         }
         out.push(character);
@@ -88,6 +90,12 @@ mod tests {
         ]);
         assert_eq!(first, "ID  NAME  END\n1   万相  x\n10  a\n");
         assert_eq!(table.rows(vec![vec!["2".into(), "b\n".into(), "y".into()]]), "2   b␊    y\n");
+    }
+
+    #[test]
+    fn a_cell_of_many_characters_without_a_width_is_cut_at_once() {
+        let text = cut(&("\u{300}".repeat(1 << 16) + &"x".repeat(60)));
+        assert!(text.ends_with("x…"));
     }
 
     #[test]

@@ -44,6 +44,32 @@ async fn submit_is_repeated_with_the_same_id_while_the_coordinator_is_away() {
 }
 
 #[tokio::test]
+async fn a_call_that_may_have_been_carried_out_names_the_id_that_makes_it_safe_to_repeat() {
+    let fake = Fake::start();
+    let file = payload();
+    let path = file.path().to_str().unwrap();
+    fake.state.submits.lock().unwrap().extend([
+        Err(Status::deadline_exceeded("not answered in time")),
+        Err(Status::invalid_argument("refused")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+        Err(Status::unavailable("away")),
+    ]);
+    let hint = |err: &str| err.contains("--request-id r1");
+    let line = ["submit", path, "--request-id", "r1"];
+    let slow = fake.muster(&line).await;
+    assert!(slow.code == 3 && hint(&slow.err), "{}", slow.err);
+    let refused = fake.muster(&line).await;
+    assert!(refused.code == 2 && !hint(&refused.err), "{}", refused.err);
+    let away = fake.muster(&line).await;
+    assert!(away.code == 3 && hint(&away.err), "{}", away.err);
+    let absent = muster("http://127.0.0.1:1", &line).await;
+    assert!(absent.code == 3 && !hint(&absent.err), "it never arrived: {}", absent.err);
+}
+
+#[tokio::test]
 async fn refusals_exit_with_2_and_say_the_way_out() {
     let fake = Fake::start();
     let file = payload();
@@ -285,6 +311,41 @@ async fn logs_go_on_at_their_offset_and_show_no_control_characters() {
     let seen = fake.state.seen_tails.lock().unwrap();
     assert_eq!((seen[0].task_index, seen[0].offset, seen[0].attempt), (2, 0, 0));
     assert_eq!((seen[1].offset, seen[1].attempt), (11, 1));
+}
+
+#[tokio::test]
+async fn following_a_task_that_has_printed_nothing_survives_a_restart_of_the_coordinator() {
+    let fake = Fake::start();
+    fake.state.tails.lock().unwrap().extend([
+        vec![Step::Fail(Status::unavailable("stopping")), Step::Hang],
+        vec![piece(0, b"late\n", true)],
+    ]);
+    let printed = fake.muster(&["logs", "b1", "1", "--follow"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, "late\n"), "{}", printed.err);
+}
+
+#[tokio::test]
+async fn each_time_that_the_coordinator_is_away_counts_for_itself_though_nothing_happens_between() {
+    // Together they take longer than the patience.
+    const RESTARTS: usize = 30;
+    let fake = Fake::start();
+    let quiet = || vec![Step::Fail(Status::unavailable("stopping")), Step::Hang];
+    let mut tails: Vec<_> = std::iter::repeat_with(quiet).take(RESTARTS).collect();
+    tails.push(vec![piece(0, b"late\n", true)]);
+    fake.state.tails.lock().unwrap().extend(tails);
+    let printed = fake.muster(&["logs", "b1", "1", "--follow"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, "late\n"), "{}", printed.err);
+
+    let quiet = || vec![Step::Fail(Status::unavailable("stopping")), Step::Hang];
+    let mut watches = vec![vec![
+        change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]),
+        Step::Fail(Status::unavailable("stopping")),
+    ]];
+    watches.extend(std::iter::repeat_with(quiet).take(RESTARTS));
+    watches.push(vec![change("l", 2, batch(1, 1, 0), vec![task(1, TaskStatus::Completed)])]);
+    fake.state.watches.lock().unwrap().extend(watches);
+    let printed = fake.muster(&["watch", "b1"]).await;
+    assert_eq!(printed.code, 0, "{}", printed.err);
 }
 
 #[tokio::test]

@@ -74,3 +74,44 @@ async fn the_first_interrupt_cancels_and_the_second_does_so_at_once() {
     assert!(!cancels[0].immediate && cancels[1].immediate);
     assert_ne!(cancels[0].request_id, cancels[1].request_id);
 }
+
+/// A terminal that nobody reads, until it is dropped.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl std::io::Write for Stuck {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.recv();
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_cancels_and_ends_the_run_even_though_nobody_reads_what_is_printed() {
+    let fake = Fake::start();
+    let many: Vec<_> = (1..=1_000).map(|index| task(index, TaskStatus::Running)).collect();
+    let ended =
+        muster_proto::v1::Batch { scheduler_status: SchedulerStatus::Cancelled.into(), ..batch(1_000, 0, 0) };
+    *fake.state.batch.lock().unwrap() = ended.clone();
+    fake.state.watches.lock().unwrap().push_back(vec![
+        change("l", 1, batch(1_000, 0, 0), many),
+        change("l", 2, ended, vec![task(1, TaskStatus::Cancelled)]),
+    ]);
+    let (_reader, stuck) = std::sync::mpsc::channel();
+    let err = Buffer::default();
+    let client = Client::new(&context(&fake.url(), Box::new(Stuck(stuck)), &err)).unwrap();
+    let printer = Printer::start(client.context().io.clone());
+    let print = printer.sender();
+    let (interrupt, mut interrupts) = mpsc::channel(1);
+    interrupt.send(()).await.unwrap();
+    let driving = drive(&client, "b1", &print, &mut interrupts, true);
+    let outcome = tokio::time::timeout(DEADLINE, driving).await.expect("the run ends").unwrap();
+    assert_eq!(outcome.exit, Exit::Interrupted);
+    assert_eq!(fake.state.seen_cancels.lock().unwrap().len(), 1);
+    drop(print);
+    assert!(!printer.finish().await, "what is stuck is left behind");
+    assert!(err.text().contains("interrupted"), "{}", err.text());
+}

@@ -80,6 +80,19 @@ fn the_key_reaches_the_request_and_nothing_that_is_printed() {
     assert!(!String::from_utf8_lossy(&printed).contains("sk-canary"));
 }
 
+#[test]
+fn a_key_that_cannot_be_sent_is_refused_and_never_left_out() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let fake = Fake::start();
+    let mut command = program(&fake);
+    command.env("BIZYAIR_API_KEY", std::ffi::OsString::from_vec(b"sk-canary\xff".to_vec()));
+    let output = submit(command, "[\"a cat\"]");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(fake.state.seen_submits.lock().unwrap().is_empty());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("BIZYAIR_API_KEY") && !said.contains("sk-canary"), "{said}");
+}
+
 fn interrupt(child: &Child) {
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
 }

@@ -78,7 +78,7 @@ impl v1::batch_service_server::BatchService for Batches {
         &self,
         request: Request<v1::GetBatchRequest>,
     ) -> Result<Response<v1::GetBatchResponse>, Status> {
-        let batch = submit::batch_id(&request.get_ref().batch_id)?;
+        let batch = status::batch_id(&request.get_ref().batch_id)?;
         let batch = Some(batch_with_tasks(&self.context, batch).await?);
         Ok(Response::new(v1::GetBatchResponse { batch }))
     }
@@ -106,7 +106,7 @@ impl v1::batch_service_server::BatchService for Batches {
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let v1::ListTasksRequest { batch_id, page_size, page_token } = request.into_inner();
-        let batch = submit::batch_id(&batch_id)?;
+        let batch = status::batch_id(&batch_id)?;
         let size = page_size_within(page_size, DEFAULT_TASKS, MAX_TASKS)?;
         let after = PageToken::tasks(&page_token, self.context.life, batch)?;
         let bounds = PageBounds { tasks: size, bytes: PAGE_SPEC_BYTES };
@@ -313,7 +313,7 @@ fn preview(context: &Context, submit: event::Submit) -> v1::Batch {
 async fn cancel_batch(context: &Context, mut request: v1::CancelBatchRequest) -> Result<v1::Batch, Status> {
     let request_id = std::mem::take(&mut request.request_id);
     submit::request_id(&request_id)?;
-    let batch = submit::batch_id(&request.batch_id)?;
+    let batch = status::batch_id(&request.batch_id)?;
     let tasks = submit::task_indexes(&request.task_indexes)?;
     submit::reason(&request.reason)?;
     let once = once("CancelBatch", request_id, &request);
@@ -326,7 +326,7 @@ async fn cancel_batch(context: &Context, mut request: v1::CancelBatchRequest) ->
 async fn retry_batch(context: &Context, mut request: v1::RetryBatchRequest) -> Result<v1::Batch, Status> {
     let request_id = std::mem::take(&mut request.request_id);
     submit::request_id(&request_id)?;
-    let batch = submit::batch_id(&request.batch_id)?;
+    let batch = status::batch_id(&request.batch_id)?;
     let tasks = submit::task_indexes(&request.task_indexes)?;
     let secret = submit::api_key(&request.api_key)?.map(|key| context.keyring.seal(batch, key)).transpose();
     let secret = secret.map_err(|error| status::seal(&error))?;

@@ -26,6 +26,8 @@ pub(crate) const DOMAIN: &str = "muster.v1";
 const MAX_MESSAGE_BYTES: usize = 1_024;
 /// Longest field path, description or metadata value, in bytes.
 const MAX_TEXT_BYTES: usize = 512;
+/// Longest name that is repeated to who asked for it, in bytes.
+const MAX_NAME_BYTES: usize = 64;
 /// Message and details as they go over the wire, in bytes: some clients take 8 KiB of trailers in all.
 const MAX_WIRE_BYTES: usize = 7 * 1_024;
 
@@ -129,6 +131,18 @@ pub(crate) fn unknown_batch(batch: BatchId) -> Status {
     refused(&Refused::UnknownBatch(batch))
 }
 
+/// A batch's id as a client gives it. Ids are opaque to clients, so a text that can be none names no batch.
+pub(crate) fn batch_id(text: &str) -> Result<BatchId, Status> {
+    if text.is_empty() {
+        return Err(invalid("batch_id", "is missing; `muster list` shows the batches"));
+    }
+    text.parse().map_err(|_| {
+        let name = clipped(text.to_owned(), MAX_NAME_BYTES);
+        let message = format!("there is no batch {name:?}; `muster list` shows those that there are");
+        Parts::new(Code::NotFound, "BATCH_NOT_FOUND", message).resource("batch", name).build()
+    })
+}
+
 /// No such task of a batch; `field` names where it was asked for.
 pub(crate) fn unknown_task(field: &str, index: u32, count: u32) -> Status {
     let description = format!("is {index}; the batch has tasks 1 to {count}");
@@ -177,9 +191,14 @@ pub(crate) fn shutting_down() -> Status {
 
 /// A message larger than the coordinator takes.
 pub(crate) fn too_large(limit: usize) -> Status {
-    let mib = limit / (1_024 * 1_024);
+    const MIB: usize = 1_024 * 1_024;
+    let short = if limit.is_multiple_of(MIB) {
+        format!("{} MiB", limit / MIB)
+    } else {
+        format!("{} KiB", limit / 1_024)
+    };
     let message = format!(
-        "the request is larger than {limit} bytes ({mib} MiB), the most that this coordinator takes; \
+        "the request is larger than {limit} bytes ({short}), the most that this call takes; \
          split the batch, or pass files by their path or address"
     );
     let mut parts = Parts::new(Code::ResourceExhausted, "REQUEST_TOO_LARGE", message);
@@ -326,7 +345,8 @@ fn quota(refusal: &Refusal) -> Option<QuotaViolation> {
     })
 }
 
-/// Where tonic itself refused a message for its length (it says OUT_OF_RANGE), the limit that it names.
+/// Where tonic itself refused a message for its length (it says OUT_OF_RANGE), a refusal with the limit that it
+/// names, or `limit` where it names none.
 pub(crate) fn refused_for_length(
     code: Option<&[u8]>,
     message: Option<&[u8]>,
@@ -334,11 +354,16 @@ pub(crate) fn refused_for_length(
 ) -> Option<Status> {
     const OUT_OF_RANGE: &[u8] = b"11";
     const WORDS: &str = "message length too large";
+    const LIMIT: &str = "the limit is: ";
     if code != Some(OUT_OF_RANGE) {
         return None;
     }
     let message = String::from_utf8_lossy(message?).replace("%20", " ");
-    message.contains(WORDS).then(|| too_large(limit))
+    if !message.contains(WORDS) {
+        return None;
+    }
+    let named = message.split_once(LIMIT).and_then(|(_, rest)| rest.split(' ').next());
+    Some(too_large(named.and_then(|number| number.parse().ok()).unwrap_or(limit)))
 }
 
 #[cfg(test)]

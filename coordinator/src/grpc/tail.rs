@@ -40,7 +40,7 @@ pub(crate) async fn tail_logs(
     context: Context,
     request: v1::TailLogsRequest,
 ) -> Result<ReceiverStream<Result<Response, Status>>, Status> {
-    let batch = submit::batch_id(&request.batch_id)?;
+    let batch = status::batch_id(&request.batch_id)?;
     let task = submit::task_index(request.task_index)?;
     let asked = u32::try_from(request.attempt)
         .map_err(|_| status::invalid("attempt", "is negative; attempts count from 1, 0 is the newest"))?;

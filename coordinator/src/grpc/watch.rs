@@ -17,7 +17,7 @@ use crate::{
     store::{Page, PageBounds},
 };
 
-use super::{context::Context, convert::submit, status};
+use super::{context::Context, status};
 
 /// Messages that wait for a client that is slow to read.
 const WAITING_MESSAGES: usize = 4;
@@ -35,7 +35,7 @@ pub(crate) async fn watch_batch(
     context: Context,
     request: v1::WatchBatchRequest,
 ) -> Result<ReceiverStream<Result<v1::WatchBatchResponse, Status>>, Status> {
-    let id = submit::batch_id(&request.batch_id)?;
+    let id = status::batch_id(&request.batch_id)?;
     if request.after_revision.is_some_and(|after| after < 0) {
         return Err(status::invalid(
             "after_revision",

@@ -41,32 +41,20 @@ pub async fn drive(
     interrupts: &mut mpsc::Receiver<()>,
     changes_are_data: bool,
 ) -> Result<Outcome, Error> {
-    let mut follower = Follower::new(client, batch_id, true);
-    let mut progress = Progress::new(&client.context().url, false);
-    let mut tails = Tails::new(client, batch_id, print);
     let mut interrupted = 0;
-    loop {
-        let message = tokio::select! {
-            message = follower.next() => message?,
+    // Beside the following, which may wait for a reader of what it prints.
+    let following = follow(client, batch_id, print, changes_are_data);
+    tokio::pin!(following);
+    let progress = loop {
+        tokio::select! {
+            progress = &mut following => break progress?,
             Some(()) = interrupts.recv() => {
                 interrupted += 1;
-                print.talk(interrupt_text(interrupted).to_owned()).await;
+                print.hurry(interrupt_text(interrupted));
                 cancel_all(client, batch_id, interrupted > 1).await?;
-                continue;
-            }
-        };
-        let Some(message) = message else { break };
-        for line in progress.observe(&message) {
-            match line {
-                Line::Change(text) if changes_are_data => print.data(text + "\n").await,
-                Line::Change(text) | Line::Talk(text) => print.talk(text).await,
             }
         }
-        if changes_are_data {
-            message.tasks.iter().for_each(|task| tails.follow(task));
-        }
-    }
-    tails.finish().await;
+    };
     let exit = match (interrupted, progress.all_completed()) {
         (0, true) => Exit::Completed,
         (0, false) => Exit::NotAllCompleted,
@@ -79,6 +67,31 @@ pub async fn drive(
         summary.push("the batch was cancelled".to_owned());
     }
     Ok(Outcome { exit, summary })
+}
+
+/// Prints what happens until the batch has ended and its output is printed.
+async fn follow(
+    client: &Client,
+    batch_id: &str,
+    print: &PrintSender,
+    changes_are_data: bool,
+) -> Result<Progress, Error> {
+    let mut follower = Follower::new(client, batch_id, true);
+    let mut progress = Progress::new(&client.context().url, false);
+    let mut tails = Tails::new(client, batch_id, print);
+    while let Some(message) = follower.next().await? {
+        for line in progress.observe(&message) {
+            match line {
+                Line::Change(text) if changes_are_data => print.data(text + "\n").await,
+                Line::Change(text) | Line::Talk(text) => print.talk(text).await,
+            }
+        }
+        if changes_are_data {
+            message.tasks.iter().for_each(|task| tails.follow(task));
+        }
+    }
+    tails.finish().await;
+    Ok(progress)
 }
 
 fn interrupt_text(count: u32) -> &'static str {

@@ -28,7 +28,7 @@ use crate::{
     output::{Format, print_batch},
     sanitize::one_line,
 };
-use drive::{cancel_all, drive};
+use drive::{Outcome, cancel_all, drive};
 use embed::{CoordinatorOptions, Embedded, WorkerOptions};
 use printer::Printer;
 
@@ -123,9 +123,15 @@ async fn run_with(
     let Some(request) = request else {
         embedded.start_worker(worker).await?;
         let mut exit = Exit::Completed;
-        for batch in &unfinished {
+        for (place, batch) in unfinished.iter().enumerate() {
             let this = follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await?;
-            if exit == Exit::Completed {
+            if this == Exit::Interrupted && exit != Exit::Interrupted {
+                // Those that follow run already, and are meant too.
+                for other in unfinished.iter().skip(place + 1) {
+                    cancel_all(&client, &other.batch_id, false).await?;
+                }
+            }
+            if exit == Exit::Completed || this == Exit::Interrupted {
                 exit = this;
             }
         }
@@ -212,13 +218,26 @@ async fn follow_to_end(
         error = embedded.worker_failed() => Err(error),
     };
     drop(print);
-    printer.finish().await;
-    let outcome = outcome?;
-    let written = finish(client, batch_id, format, &outcome.summary).await;
-    match written {
-        // The reader went away; the batch came out as it did.
-        Ok(()) | Err(Error::ClosedPipe) => Ok(outcome.exit),
-        Err(error) => Err(error),
+    // Standard output may be stuck; the batch came out as it did, and another Ctrl-C ends the waiting.
+    let printed = tokio::select! {
+        printed = printer.finish() => printed,
+        Some(()) = interrupts.recv() => false,
+    };
+    let Outcome { exit, summary } = outcome?;
+    if !printed {
+        return Ok(exit);
+    }
+    let (client, batch_id) = (client.clone(), batch_id.to_owned());
+    // In a task of its own, so that it is left behind where it is stuck.
+    let finishing = tokio::spawn(async move { finish(&client, &batch_id, format, &summary).await });
+    tokio::select! {
+        written = finishing => match written {
+            // The reader went away.
+            Ok(Ok(()) | Err(Error::ClosedPipe)) => Ok(exit),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(Error::Embedded(error.to_string())),
+        },
+        Some(()) = interrupts.recv() => Ok(exit),
     }
 }
 

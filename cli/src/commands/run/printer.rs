@@ -1,9 +1,17 @@
 //! Prints from a thread of its own, so that a terminal that is not read (Ctrl-S, a stuck pipe) holds up neither
-//! the coordinator nor the worker in this process. Lines of tasks are kept whole.
+//! the coordinator nor the worker in this process, nor their end once the user wants it. Lines of tasks are kept
+//! whole.
 
-use std::thread::JoinHandle;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     error::Error,
@@ -15,6 +23,8 @@ use crate::{
 const QUEUED_PIECES: usize = 256;
 /// A line that is longer is printed in parts, in bytes.
 const MAX_LINE: usize = 8 << 10;
+/// Once the user has interrupted, a piece waits so long for a reader; after that nothing more is printed.
+const HURRIED_PIECE: Duration = Duration::from_secs(1);
 
 /// What goes where.
 enum Item {
@@ -30,13 +40,21 @@ pub struct Printer {
 
 /// Hands text to the printing thread.
 #[derive(Clone)]
-pub struct PrintSender(mpsc::Sender<Item>);
+pub struct PrintSender {
+    items: mpsc::Sender<Item>,
+    io: Io,
+    /// Whether the user has interrupted.
+    hurried: Arc<watch::Sender<bool>>,
+    /// Nobody reads what is printed: it is thrown away.
+    given_up: Arc<AtomicBool>,
+}
 
 impl Printer {
     /// Starts the thread. A reader of standard output that goes away ends the printing of data, not the run: its
     /// tasks cost money.
     pub fn start(io: Io) -> Self {
         let (sender, mut items) = mpsc::channel(QUEUED_PIECES);
+        let talk = io.clone();
         let thread = std::thread::spawn(move || {
             let mut closed = false;
             while let Some(item) = items.blocking_recv() {
@@ -54,7 +72,13 @@ impl Printer {
                 }
             }
         });
-        Self { sender: PrintSender(sender), thread }
+        let sender = PrintSender {
+            items: sender,
+            io: talk,
+            hurried: Arc::new(watch::Sender::new(false)),
+            given_up: Arc::default(),
+        };
+        Self { sender, thread }
     }
 
     /// A handle for one source of text.
@@ -62,11 +86,17 @@ impl Printer {
         self.sender.clone()
     }
 
-    /// Waits until everything is printed. All other senders must be gone.
-    pub async fn finish(self) {
+    /// Waits until everything is printed; after an interrupt, no longer than a reader may take for one piece.
+    /// Whether it was: if not, standard output is stuck. All other senders must be gone.
+    pub async fn finish(self) -> bool {
         let Self { sender, thread } = self;
-        drop(sender);
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let PrintSender { items, hurried, .. } = sender;
+        drop(items);
+        let printed = tokio::task::spawn_blocking(move || thread.join());
+        tokio::select! {
+            _ = printed => true,
+            () = patience_ends(&hurried) => false,
+        }
     }
 }
 
@@ -74,15 +104,42 @@ impl PrintSender {
     /// Prints lines of data, each with its line end.
     pub async fn data(&self, text: String) {
         if !text.is_empty() {
-            // The thread ends only after its senders.
-            let _ = self.0.send(Item::Data(text)).await;
+            self.send(Item::Data(text)).await;
         }
     }
 
     /// Says a line on standard error.
     pub async fn talk(&self, text: String) {
-        let _ = self.0.send(Item::Talk(text)).await;
+        self.send(Item::Talk(text)).await;
     }
+
+    /// The user has interrupted: from now on a reader that does not read holds nothing up. Says why, past what is
+    /// queued, and waits for nothing.
+    pub fn hurry(&self, text: &'static str) {
+        self.hurried.send_replace(true);
+        let io = self.io.clone();
+        // Standard error may be stuck as well.
+        tokio::task::spawn_blocking(move || io.say(text));
+    }
+
+    async fn send(&self, item: Item) {
+        if self.given_up.load(Ordering::Relaxed) {
+            return;
+        }
+        tokio::select! {
+            biased;
+            // The thread ends only after its senders.
+            _ = self.items.send(item) => {}
+            () = patience_ends(&self.hurried) => self.given_up.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+/// Ends some time after the user's interrupt; never without one.
+async fn patience_ends(hurried: &watch::Sender<bool>) {
+    // The sender is borrowed, so it is not gone.
+    let _ = hurried.subscribe().wait_for(|hurried| *hurried).await;
+    tokio::time::sleep(HURRIED_PIECE).await;
 }
 
 /// Turns the output of one task into whole lines with the task's number in front.

@@ -1,21 +1,10 @@
 //! The requests of users into the core's terms.
 
-use muster_proto::{BatchId, TaskIndex, v1};
+use muster_proto::{TaskIndex, v1};
 
 use crate::core::payload;
 
 use super::{MAX_API_KEY_BYTES, MAX_REASON_CHARS, MAX_REQUEST_ID_CHARS, Violation};
-
-/// A batch's id, in the field that every request has.
-pub(crate) fn batch_id(text: &str) -> Result<BatchId, Violation> {
-    let malformed = || {
-        Violation::new(
-            "batch_id",
-            "is not a batch id; those have 13 letters and digits, `muster list` shows them",
-        )
-    };
-    text.parse().map_err(|_| malformed())
-}
 
 /// Most entries that a list of tasks may have.
 const MAX_TASK_INDEXES: usize = 1_000_000;
@@ -157,13 +146,5 @@ mod tests {
             let violation = api_key(bad).unwrap_err();
             assert!(violation.field == "api_key" && !violation.description.contains("sk-"));
         }
-    }
-
-    #[test]
-    fn a_batch_id_that_is_none_names_the_field() {
-        for bad in ["", "no-such-batch", "../../etc/passwd", "竹"] {
-            assert_eq!(batch_id(bad).unwrap_err().field, "batch_id");
-        }
-        assert!(batch_id("0000000000000").is_ok());
     }
 }
