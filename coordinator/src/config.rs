@@ -7,6 +7,8 @@ use std::{
 
 use clap::{ArgAction, Parser, ValueEnum, builder::FalseyValueParser, value_parser};
 
+use muster_proto::BatchId;
+
 use crate::core::policy::SystemLimits;
 
 /// Where a coordinator listens when nothing is said.
@@ -30,6 +32,9 @@ pub struct Config {
     /// The file with the key that API keys are encrypted under; beside the data directory when `None`, so
     /// that a copy of the data alone gives no key away.
     pub secrets_key_file: Option<PathBuf>,
+    /// The id of the first batch that is submitted, where it has to be known before: an embedding program
+    /// names folders after it. Any id when `None`, or when it is taken.
+    pub first_batch: Option<BatchId>,
 }
 
 impl Config {
@@ -43,6 +48,7 @@ impl Config {
             catalog_file: None,
             system: SystemLimits::default(),
             secrets_key_file: None,
+            first_batch: None,
         }
     }
 
@@ -152,6 +158,7 @@ impl Args {
                 max_tasks: self.system_max_tasks,
             },
             secrets_key_file: self.secrets_key_file.clone(),
+            first_batch: None,
         }
     }
 }

@@ -129,6 +129,7 @@ struct Opened {
     keyring: Arc<Keyring>,
     catalog: catalog::Catalog,
     policy: PolicyFile,
+    first_batch: Option<BatchId>,
 }
 
 /// Opens everything on disk. Blocks.
@@ -167,7 +168,8 @@ fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
         system_max_tasks = config.system.max_tasks,
         "limits in force"
     );
-    Ok(Opened { store, reader: Arc::new(reader), logs, keyring, catalog, policy })
+    let first_batch = config.first_batch;
+    Ok(Opened { store, reader: Arc::new(reader), logs, keyring, catalog, policy, first_batch })
 }
 
 async fn run(
@@ -177,7 +179,7 @@ async fn run(
     listener: TcpListener,
     address: SocketAddr,
 ) -> Result<Running, StartError> {
-    let Opened { store, reader, logs, keyring, catalog, policy } = opened;
+    let Opened { store, reader, logs, keyring, catalog, policy, first_batch } = opened;
     let hub = Hub::default();
     let parts = engine::Parts {
         store: Box::new(store),
@@ -198,6 +200,7 @@ async fn run(
         catalog: Arc::new(catalog),
         policy: Arc::new(policy),
         stopping: stopping.clone(),
+        first_batch,
     });
     let edge = Edge::new(context)?;
     let health = edge.health.clone();

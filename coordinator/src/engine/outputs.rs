@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use muster_proto::{AttemptId, BatchId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 use super::{
     LogOffsets, Unseal,
@@ -128,10 +131,14 @@ impl Outputs {
 
     fn send(&mut self, session: SessionId, message: SessionMessage) {
         let Some(outbox) = self.sessions.get(&session) else { return };
-        if outbox.try_send(message).is_err() {
-            tracing::warn!(?session, "a worker reads too slowly or is gone; its session ends");
-            self.sessions.remove(&session);
+        match outbox.try_send(message) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!(?session, "a worker reads too slowly; its session ends")
+            }
+            Err(TrySendError::Closed(_)) => tracing::debug!(?session, "a session has ended"),
         }
+        self.sessions.remove(&session);
     }
 
     fn close(&mut self, session: SessionId, reason: &str) {

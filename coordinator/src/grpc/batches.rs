@@ -188,7 +188,11 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
     }
     for _ in 0..BATCH_IDS {
         // Planned anew for each id: that is once in all but one of half a million calls.
-        let submit = match plan(context, Arc::clone(&request), new_batch_id()?, &request_id).await {
+        let id = match context.take_first_batch() {
+            Some(id) => id,
+            None => new_batch_id()?,
+        };
+        let submit = match plan(context, Arc::clone(&request), id, &request_id).await {
             Ok(submit) => submit,
             Err(refused) => {
                 let batch = carried_out(context, &request, request_id).await?.ok_or(refused)?;

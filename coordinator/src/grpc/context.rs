@@ -1,8 +1,8 @@
 //! What every service works with, and the one way of reading the store from async code.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use muster_proto::{AttemptId, LifeId, v1};
+use muster_proto::{AttemptId, BatchId, LifeId, v1};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -38,6 +38,8 @@ pub(crate) struct Context {
     /// Cancelled when the coordinator begins to stop: streams end themselves.
     pub(crate) stopping: CancellationToken,
     pub(crate) life: LifeId,
+    /// The id that the next submission is to have, once.
+    first_batch: Arc<Mutex<Option<BatchId>>>,
     reads: Arc<Semaphore>,
     plans: Arc<Semaphore>,
 }
@@ -52,11 +54,12 @@ pub(crate) struct Parts {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) first_batch: Option<BatchId>,
 }
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { engine, reader, logs, hub, keyring, catalog, policy, stopping } = parts;
+        let Parts { engine, reader, logs, hub, keyring, catalog, policy, stopping, first_batch } = parts;
         let life = reader.life();
         Self {
             engine,
@@ -68,9 +71,15 @@ impl Context {
             policy,
             stopping,
             life,
+            first_batch: Arc::new(Mutex::new(first_batch)),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             plans: Arc::new(Semaphore::new(PLANS_AT_ONCE)),
         }
+    }
+
+    /// The id that was set aside for the first submission, once.
+    pub(crate) fn take_first_batch(&self) -> Option<BatchId> {
+        self.first_batch.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Reads the store on a blocking thread.

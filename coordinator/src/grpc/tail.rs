@@ -13,7 +13,7 @@ use tonic::Status;
 use v1::tail_logs_response::Content;
 
 use crate::{
-    core::model::{Revision, TaskState},
+    core::model::{Revision, TaskState, TaskStatus},
     logs,
     store::TaskView,
 };
@@ -64,12 +64,19 @@ pub(crate) async fn tail_logs(
             attempt: AttemptNo(if asked == 0 { newest } else { asked }),
         },
         newest_wanted: asked == 0,
+        not_before: 0,
         offset,
         follow: request.follow,
         raw: request.raw,
         changes,
         context,
     };
+    let waits = view.state.status == TaskStatus::Queued && !view.state.offered;
+    if waits && asked == 0 && tail.follow && tail.offset == 0 && tail.row_end().await?.is_some() {
+        // It is to run again: the newest attempt is the one that comes.
+        tail.attempt.attempt = AttemptNo(0);
+        tail.not_before = newest + 1;
+    }
     tail.check_offset(&view).await?;
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
     tokio::spawn(async move {
@@ -113,6 +120,8 @@ struct Tail {
     attempt: AttemptId,
     /// No number was asked for: an attempt that never ran gives way to the next.
     newest_wanted: bool,
+    /// An attempt of a lower number is not the newest that is wanted.
+    not_before: u32,
     offset: u64,
     follow: bool,
     raw: bool,
@@ -171,6 +180,7 @@ impl Tail {
         Ok(self.newest_wanted
             && self.offset == 0
             && state.attempt != self.attempt.attempt
+            && state.attempt.0 >= self.not_before
             && self.row_end().await?.is_none())
     }
 

@@ -2,7 +2,7 @@
 
 use muster_proto::v1::{
     CancelBatchRequest, DrainWorkerRequest, ListWorkersRequest, ResumeWorkerRequest, RetryBatchRequest,
-    SchedulerStatus, Task, TaskStatus, Worker, WorkerStatus,
+    SchedulerStatus, TailLogsRequest, Task, TaskStatus, Worker, WorkerStatus, tail_logs_response::Content,
 };
 use muster_tests::{Cluster, WatchLog, WorkerOptions, eventually, processes_of, read_log, wait_for};
 use nix::sys::signal::Signal;
@@ -135,4 +135,41 @@ async fn a_terminated_worker_finishes_what_it_has_and_leaves_no_process() {
 async fn status_of(cluster: &Cluster, name: &str) -> Option<Worker> {
     let list = cluster.fleet().list_workers(ListWorkersRequest {}).await.ok()?.into_inner();
     list.workers.into_iter().find(|worker| worker.worker_id == name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_task_that_is_to_run_again_is_that_of_the_run_to_come() {
+    let cluster = Cluster::start().await;
+    let _worker = cluster.worker(WorkerOptions::new("solo", 1)).await;
+    let batch = cluster.submit(&["env;exit 1"], 1).await;
+    WatchLog::new(&batch.batch_id).follow_to_end(&cluster, SOON).await;
+    let first = read_log(&cluster, &batch.batch_id, 1, 0, SOON).await;
+
+    // Nobody runs it yet: it waits in the queue while its log is asked for.
+    let mut fleet = cluster.fleet();
+    fleet.drain_worker(DrainWorkerRequest { worker_id: "solo".into() }).await.unwrap();
+    let retry = RetryBatchRequest { batch_id: batch.batch_id.clone(), ..Default::default() };
+    cluster.batches().retry_batch(retry).await.unwrap();
+    let follow = TailLogsRequest {
+        batch_id: batch.batch_id.clone(),
+        task_index: 1,
+        follow: true,
+        raw: true,
+        ..Default::default()
+    };
+    // Once it is answered, it is settled which attempt is followed.
+    let mut log = cluster.batches().tail_logs(follow).await.unwrap().into_inner();
+    fleet.resume_worker(ResumeWorkerRequest { worker_id: "solo".into() }).await.unwrap();
+    let mut second = Vec::new();
+    while let Some(piece) = log.message().await.unwrap() {
+        if let Some(Content::Data(data)) = piece.content {
+            second.extend(data);
+        }
+    }
+    let (first, second) = (String::from_utf8_lossy(&first), String::from_utf8_lossy(&second));
+    assert!(
+        first.contains("MUSTER_ATTEMPT=1\n") && second.contains("MUSTER_ATTEMPT=2\n"),
+        "{first:?} {second:?}"
+    );
+    assert_eq!(read_log(&cluster, &batch.batch_id, 1, 1, SOON).await, first.as_bytes(), "by its number");
 }

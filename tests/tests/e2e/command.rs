@@ -95,6 +95,27 @@ async fn run_needs_nothing_else_and_leaves_no_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_keeps_its_data_in_a_folder_named_after_its_batch() {
+    let cluster = Cluster::start().await;
+    let file = cluster.dir().join("batch.json");
+    fs::write(&file, r#"["say hello"]"#).unwrap();
+    let mut command = cluster.command("muster", "muster-run");
+    command.args(["run", file.to_str().unwrap(), "--output", "json", "--dispatch"]);
+    let ran = command
+        .arg(muster_tests::bin("probe"))
+        .current_dir(cluster.dir())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .await
+        .unwrap();
+    let batch: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let id = batch["batch_id"].as_str().or(batch["batch"]["batch_id"].as_str()).unwrap();
+    assert!(cluster.dir().join("muster-runs").join(id).join("muster.db").is_file(), "{id}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_run_cancels_and_exits_130() {
     let cluster = Cluster::start().await;
     let file = cluster.dir().join("batch.json");

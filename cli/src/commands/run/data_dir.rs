@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use muster_proto::BatchId;
+
 use crate::error::Error;
 
 /// The folder of runs, under the current one.
 const RUNS: &str = "muster-runs";
 
-/// A new folder `muster-runs/<date>-<time>-<4 hexadecimal digits>`, created.
-pub fn new_run() -> Result<PathBuf, Error> {
-    let mut bytes = [0; 2];
-    getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
-    let now = jiff::Zoned::now();
-    let path =
-        Path::new(RUNS).join(format!("{}-{:04x}", now.strftime("%Y%m%d-%H%M%S"), u16::from_be_bytes(bytes)));
-    make(path)
+/// A new folder `muster-runs/<batch>`, created, and the batch's id, made beforehand.
+pub fn new_run() -> Result<(PathBuf, BatchId), Error> {
+    let random = getrandom::u64().map_err(|error| Error::Random(error.to_string()))?;
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    // A clock before 1970 has no milliseconds since.
+    let id = BatchId::new(u64::try_from(now_ms).unwrap_or(0), random);
+    Ok((make(Path::new(RUNS).join(id.to_string()))?, id))
 }
 
 /// The folder that the user named, created where it is missing.

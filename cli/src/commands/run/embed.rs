@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use muster_coordinator::{Config as CoordinatorConfig, Coordinator, Running};
+use muster_proto::BatchId;
 use muster_worker::{Config as WorkerConfig, Shutdown, runner};
 use tokio::{
     sync::{oneshot, watch},
@@ -20,6 +21,8 @@ const WORKER_END_TIME: Duration = Duration::from_secs(20);
 pub struct CoordinatorOptions {
     /// Where it keeps everything.
     pub data_dir: PathBuf,
+    /// The id of the batch to come, where the folder is named after it.
+    pub first_batch: Option<BatchId>,
 }
 
 /// The worker's part.
@@ -48,8 +51,11 @@ struct EmbeddedWorker {
 impl Embedded {
     /// Starts a coordinator on a free loopback port.
     pub async fn start(options: CoordinatorOptions) -> Result<Self, Error> {
-        let coordinator =
-            Coordinator::start(CoordinatorConfig::new(options.data_dir)).await.map_err(embedded)?;
+        let config = CoordinatorConfig {
+            first_batch: options.first_batch,
+            ..CoordinatorConfig::new(options.data_dir)
+        };
+        let coordinator = Coordinator::start(config).await.map_err(embedded)?;
         let url = format!("http://{}", coordinator.local_addr());
         Ok(Self { coordinator, url, worker: None })
     }

@@ -39,8 +39,7 @@ const QUEUED_INTERRUPTS: usize = 4;
 
 /// What `run` takes.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The data (and the outputs, under worker/outputs) stay in ./muster-runs/<date>-<time>-<id>.
+#[command(after_help = "The data (and the outputs, under worker/outputs) stay in ./muster-runs/<batch>.
 Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them at once.
 
 Examples:
@@ -48,8 +47,7 @@ Examples:
   echo '[\"a cat\", \"a dog\"]' | muster run - --dispatch 'python3 dispatch.py' --concurrency 2
   muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
 
-Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130 interrupted."
-)]
+Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130 interrupted.")]
 pub struct RunArgs {
     /// File with the batch as JSON: an array of tasks, or an object with tasks and concurrency; - for standard input
     #[arg(required_unless_present = "resume")]
@@ -86,12 +84,13 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
         Some(_) | None => None,
     };
     let mut interrupts = interrupts()?;
-    let data_dir = match &args.data_dir {
-        Some(path) => data_dir::given(path)?,
-        None => data_dir::new_run()?,
+    let (data_dir, first_batch) = match &args.data_dir {
+        Some(path) => (data_dir::given(path)?, None),
+        None => data_dir::new_run().map(|(path, id)| (path, Some(id)))?,
     };
     context.io.say(&format!("data in {}", from_here(&data_dir)));
-    let mut embedded = Embedded::start(CoordinatorOptions { data_dir: data_dir.clone() }).await?;
+    let mut embedded =
+        Embedded::start(CoordinatorOptions { data_dir: data_dir.clone(), first_batch }).await?;
     let context = Context { url: embedded.url().to_owned(), ..context.clone() };
     let worker = WorkerOptions {
         dispatch: args.dispatch.clone(),
