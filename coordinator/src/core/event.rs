@@ -316,8 +316,6 @@ pub enum Output {
 pub enum ToWorker {
     /// The session stands. Attempts with what becomes of them; the engine adds the stored log offsets.
     Welcome(Vec<(AttemptId, Verdict)>),
-    /// The coordinator is alive.
-    Heartbeat,
     /// Something to run; the engine adds what and with which key.
     Offer(AttemptId),
     /// End the attempt.

@@ -122,7 +122,6 @@ impl Outputs {
             ToWorker::Welcome(verdicts) => SessionMessage::Welcome(
                 verdicts.into_iter().map(|(id, verdict)| (id, verdict, self.logs.stored(id))).collect(),
             ),
-            ToWorker::Heartbeat => SessionMessage::Heartbeat,
             ToWorker::Offer(attempt) => SessionMessage::Offer(Box::new(loads.offer(attempt)?)),
             ToWorker::Stop { attempt, grace_ms } => SessionMessage::Stop { attempt, grace_ms },
             ToWorker::Acknowledged(attempt) => SessionMessage::Acknowledged(attempt),

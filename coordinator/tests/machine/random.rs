@@ -290,7 +290,6 @@ impl Fleet {
                     }
                 }
             }
-            ToWorker::Heartbeat => {}
             ToWorker::Offer(id) => {
                 let held = Held { phase: HeldPhase::Accepted, stopped: false, result: None };
                 assert!(sim.held.insert(id, held).is_none(), "offered twice");
