@@ -203,6 +203,7 @@ impl PayloadArgs {
             request_id: self.request_id.get()?,
             validate_only: self.validate_only,
             api_key: self.key.read()?,
+            cards_markdown: String::new(),
         })
     }
 }

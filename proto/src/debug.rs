@@ -10,6 +10,12 @@ impl fmt::Debug for v1::SubmitBatchRequest {
     }
 }
 
+impl fmt::Debug for v1::PrefillBatchRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrefillBatchRequest").field("lang", &self.lang).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for v1::RetryBatchRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryBatchRequest").field("batch_id", &self.batch_id).finish_non_exhaustive()

@@ -7,10 +7,13 @@
 //! What this folder does not do: read files, talk to anyone, know protobuf (ids excepted).
 
 pub mod admission;
+pub mod api_key;
 pub mod args;
 mod attempts;
+pub mod card;
 pub mod card_input;
 pub mod catalog;
+pub mod contract;
 pub mod event;
 mod fleet;
 pub mod integer;

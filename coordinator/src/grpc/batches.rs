@@ -74,6 +74,13 @@ impl v1::batch_service_server::BatchService for Batches {
         Ok(Response::new(v1::SubmitBatchResponse { batch: Some(batch) }))
     }
 
+    async fn prefill_batch(
+        &self,
+        _: Request<v1::PrefillBatchRequest>,
+    ) -> Result<Response<v1::PrefillBatchResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+
     async fn get_batch(
         &self,
         request: Request<v1::GetBatchRequest>,

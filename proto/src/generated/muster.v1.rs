@@ -215,6 +215,25 @@ pub struct LateResult {
     #[prost(message, optional, tag = "4")]
     pub receive_time: ::core::option::Option<::prost_types::Timestamp>,
 }
+/// What a task inherits when it says nothing itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskDefaults {
+    /// A model's slug, alias or endpoint.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// A scene number.
+    #[prost(string, tag = "2")]
+    pub scene: ::prost::alloc::string::String,
+    /// A kind of task, which picks a default model.
+    #[prost(string, tag = "3")]
+    pub task: ::prost::alloc::string::String,
+    /// Run with the model's defaults.
+    #[prost(bool, optional, tag = "4")]
+    pub run_with_defaults: ::core::option::Option<bool>,
+    /// Wait for the result inside the program.
+    #[prost(bool, optional, tag = "5")]
+    pub sync: ::core::option::Option<bool>,
+}
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -317,6 +336,74 @@ impl FailureReason {
         }
     }
 }
+/// A batch to be shown as cards. Exactly one of batch_json, tasks and cards_markdown must be given.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct PrefillBatchRequest {
+    /// The payload as JSON text: an array of tasks, or an object with tasks and concurrency.
+    #[prost(string, tag = "1")]
+    pub batch_json: ::prost::alloc::string::String,
+    /// The payload as messages.
+    #[prost(message, repeated, tag = "2")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskInput>,
+    /// What tasks inherit.
+    #[prost(message, optional, tag = "3")]
+    pub defaults: ::core::option::Option<TaskDefaults>,
+    /// Only written on the cards' first lines, so that it is not lost on the way back; wins over the payload's own.
+    #[prost(int32, optional, tag = "4")]
+    pub concurrency: ::core::option::Option<i32>,
+    /// The user has approved a task count above the configured limit.
+    #[prost(bool, tag = "6")]
+    pub task_count_approved: bool,
+    /// The key that models are looked up with; the coordinator's own (credentials.api_key in its config.json) when
+    /// none is given. Not stored.
+    #[prost(string, tag = "9")]
+    pub api_key: ::prost::alloc::string::String,
+    /// The payload as cards that were given before, to see them checked again after an edit.
+    #[prost(string, tag = "10")]
+    pub cards_markdown: ::prost::alloc::string::String,
+    /// The language of the cards' words: "en" or "zh", also as a locale ("zh_CN.UTF-8"). English when empty.
+    #[prost(string, tag = "11")]
+    pub lang: ::prost::alloc::string::String,
+    /// Look models up again, even if they were looked up a moment ago.
+    #[prost(bool, tag = "12")]
+    pub refresh: bool,
+}
+/// The cards. Nothing was stored and nothing runs.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PrefillBatchResponse {
+    /// Always "batch_prefill".
+    #[prost(string, tag = "1")]
+    pub mode: ::prost::alloc::string::String,
+    /// How many tasks the batch has.
+    #[prost(int32, tag = "2")]
+    pub task_count: i32,
+    /// A card for each, by index.
+    #[prost(message, repeated, tag = "3")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskCard>,
+    /// All cards as one Markdown text under their labels. Edited or not, it can be submitted as cards_markdown.
+    #[prost(string, tag = "4")]
+    pub reply_markdown: ::prost::alloc::string::String,
+}
+/// One task as a card.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskCard {
+    /// The task, counted from 1.
+    #[prost(int32, tag = "1")]
+    pub index: i32,
+    /// What people call it.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// The model as the program knows it.
+    #[prost(string, tag = "3")]
+    pub model: ::prost::alloc::string::String,
+    /// The model as people read it.
+    #[prost(string, tag = "4")]
+    pub display_name: ::prost::alloc::string::String,
+    /// What would run and what can be changed, in Markdown. At most 64 KiB beside what the task itself says.
+    #[prost(string, tag = "5")]
+    pub card_markdown: ::prost::alloc::string::String,
+}
 /// How many tasks are in each state; they add up to task_count.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskCounts {
@@ -400,26 +487,7 @@ pub struct Batch {
     #[prost(string, tag = "20")]
     pub cancel_reason: ::prost::alloc::string::String,
 }
-/// What a task inherits when it says nothing itself.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TaskDefaults {
-    /// A model's slug, alias or endpoint.
-    #[prost(string, tag = "1")]
-    pub model: ::prost::alloc::string::String,
-    /// A scene number.
-    #[prost(string, tag = "2")]
-    pub scene: ::prost::alloc::string::String,
-    /// A kind of task, which picks a default model.
-    #[prost(string, tag = "3")]
-    pub task: ::prost::alloc::string::String,
-    /// Run with the model's defaults.
-    #[prost(bool, optional, tag = "4")]
-    pub run_with_defaults: ::core::option::Option<bool>,
-    /// Wait for the result inside the program.
-    #[prost(bool, optional, tag = "5")]
-    pub sync: ::core::option::Option<bool>,
-}
-/// Exactly one of batch_json and tasks must be given.
+/// Exactly one of batch_json, tasks and cards_markdown must be given.
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct SubmitBatchRequest {
@@ -451,6 +519,9 @@ pub struct SubmitBatchRequest {
     /// Given to the tasks in their environment as BIZYAIR_API_KEY; stored encrypted, deleted when the batch ends.
     #[prost(string, tag = "9")]
     pub api_key: ::prost::alloc::string::String,
+    /// The payload as the cards that PrefillBatch gave (its reply_markdown), edited or not.
+    #[prost(string, tag = "10")]
+    pub cards_markdown: ::prost::alloc::string::String,
 }
 /// The stored batch.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -840,6 +911,31 @@ pub mod batch_service_client {
                 .insert(GrpcMethod::new("muster.v1.BatchService", "SubmitBatch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Shows what a batch would run, as one card of parameters for each task, and stores nothing.
+        pub async fn prefill_batch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PrefillBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PrefillBatchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.BatchService/PrefillBatch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.BatchService", "PrefillBatch"));
+            self.inner.unary(req, path, codec).await
+        }
         /// One batch, its tasks inline while they are at most 1,000 and 3 MiB.
         pub async fn get_batch(
             &mut self,
@@ -1063,6 +1159,14 @@ pub mod batch_service_server {
             tonic::Response<super::SubmitBatchResponse>,
             tonic::Status,
         >;
+        /// Shows what a batch would run, as one card of parameters for each task, and stores nothing.
+        async fn prefill_batch(
+            &self,
+            request: tonic::Request<super::PrefillBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PrefillBatchResponse>,
+            tonic::Status,
+        >;
         /// One batch, its tasks inline while they are at most 1,000 and 3 MiB.
         async fn get_batch(
             &self,
@@ -1241,6 +1345,51 @@ pub mod batch_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubmitBatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.BatchService/PrefillBatch" => {
+                    #[allow(non_camel_case_types)]
+                    struct PrefillBatchSvc<T: BatchService>(pub Arc<T>);
+                    impl<
+                        T: BatchService,
+                    > tonic::server::UnaryService<super::PrefillBatchRequest>
+                    for PrefillBatchSvc<T> {
+                        type Response = super::PrefillBatchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PrefillBatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BatchService>::prefill_batch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PrefillBatchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
