@@ -9,8 +9,7 @@ pub mod engine;
 mod grpc;
 pub mod logs;
 mod policy_file;
-#[allow(dead_code)]
-pub(crate) mod prefill;
+mod prefill;
 pub mod secrets;
 pub mod shutdown;
 pub mod store;

@@ -28,6 +28,20 @@ pub struct BadBaseUrl {
     problem: &'static str,
 }
 
+/// A key as it goes over HTTP. Never printed.
+pub(crate) struct Key(Secret);
+
+/// The key cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[error("has a character that no HTTP header can carry; give the key alone")]
+pub(crate) struct BadKey;
+
+impl Key {
+    pub(crate) fn new(key: &str) -> Result<Self, BadKey> {
+        Ok(Self(Secret::new(key.to_owned())))
+    }
+}
+
 /// What was found about one model.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
@@ -48,7 +62,7 @@ impl Models {
     pub(crate) async fn find(
         &self,
         _sources: Vec<Source>,
-        _key: &Secret,
+        _key: &Key,
         _refresh: bool,
     ) -> BTreeMap<Source, Found> {
         BTreeMap::new()
