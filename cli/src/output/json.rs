@@ -3,8 +3,8 @@
 //! is absent is null. Pure.
 
 use muster_proto::v1::{
-    Batch, FailureReason, GetPolicyResponse, LateResult, SchedulerStatus, Task, TaskCounts, TaskStatus,
-    WatchBatchResponse, Worker, WorkerStatus,
+    Batch, FailureReason, GetPolicyResponse, LateResult, PrefillBatchResponse, SchedulerStatus, Task,
+    TaskCard, TaskCounts, TaskStatus, WatchBatchResponse, Worker, WorkerStatus,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
@@ -148,6 +148,27 @@ pub fn watch(message: &WatchBatchResponse) -> Value {
     })
 }
 
+/// The cards of a batch.
+pub fn prefill(reply: &PrefillBatchResponse) -> Value {
+    json!({
+        "mode": reply.mode,
+        "task_count": reply.task_count,
+        "tasks": reply.tasks.iter().map(card).collect::<Vec<_>>(),
+        "reply_markdown": reply.reply_markdown,
+    })
+}
+
+/// One task as a card.
+pub fn card(card: &TaskCard) -> Value {
+    json!({
+        "index": card.index,
+        "label": card.label,
+        "model": card.model,
+        "display_name": card.display_name,
+        "card_markdown": card.card_markdown,
+    })
+}
+
 /// JSON text with the control characters escaped that JSON itself would let through (DEL and C1), so that it is
 /// safe on a terminal. They can stand only inside strings, so the document stays the same.
 pub fn safe(text: &str) -> String {
@@ -198,6 +219,8 @@ mod tests {
         assert_eq!(keys(&worker(&Worker::default())), fields_of("Worker"));
         assert_eq!(keys(&policy(&GetPolicyResponse::default())), fields_of("GetPolicyResponse"));
         assert_eq!(keys(&watch(&WatchBatchResponse::default())), fields_of("WatchBatchResponse"));
+        assert_eq!(keys(&prefill(&PrefillBatchResponse::default())), fields_of("PrefillBatchResponse"));
+        assert_eq!(keys(&card(&TaskCard::default())), fields_of("TaskCard"));
     }
 
     #[test]
