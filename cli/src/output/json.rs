@@ -169,13 +169,15 @@ pub fn card(card: &TaskCard) -> Value {
     })
 }
 
-/// JSON text with the control characters escaped that JSON itself would let through (DEL and C1), so that it is
-/// safe on a terminal. They can stand only inside strings, so the document stays the same.
+/// JSON text with the characters escaped that JSON itself would let through and that are not safe on a terminal
+/// (DEL, C1, and those that turn the direction of text round). They can stand only inside strings, so the document stays the same.
 pub fn safe(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            '\u{7f}'..='\u{9f}' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
+            '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(character)))
+            }
             character => out.push(character),
         }
     }
@@ -244,9 +246,9 @@ mod tests {
 
     #[test]
     fn no_control_character_is_left_and_the_document_is_the_same() {
-        let value = json!({"prompt": "a\u{1b}[2J\u{9b}31m\u{7f}\n"});
+        let value = json!({"prompt": "a\u{1b}[2J\u{9b}31m\u{7f}\n\u{202e}"});
         let text = safe(&value.to_string());
-        assert!(!text.chars().any(char::is_control), "{text:?}");
+        assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }
