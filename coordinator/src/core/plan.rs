@@ -23,7 +23,8 @@ pub const MAX_ARGS_BYTES: usize = 1024 * 1024;
 const ARG_OVERHEAD: usize = 1 + 8;
 
 /// Words anywhere in a prompt or card (lower-cased) that mean: do not ask, run.
-pub(super) const RUN_WORDS: [&str; 8] = ["默认就行", "默认", "你定", "推荐就行", "都行", "随便", "auto", "default"];
+pub(super) const RUN_WORDS: [&str; 8] =
+    ["默认就行", "默认", "你定", "推荐就行", "都行", "随便", "auto", "default"];
 
 /// One planned task: all that a worker needs to run it, ids and output path apart. An empty text was not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
