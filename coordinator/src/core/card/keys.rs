@@ -169,9 +169,9 @@ pub(super) fn field_names() -> impl Iterator<Item = &'static str> {
     FIELDS.iter().flat_map(names)
 }
 
-/// Whether the key is the one that cards of this language are written with.
+/// Whether the key is exactly the one that cards of this language are written with.
 pub(super) fn is_own(key: Key, written: &str, lang: Lang) -> bool {
-    plain(key.name(lang)).eq(plain(written))
+    key.name(lang) == written
 }
 
 fn names<T>(row: &Row<T>) -> impl Iterator<Item = &'static str> {

@@ -151,6 +151,7 @@ impl<'a> Reader<'a> {
         }
         let lang = if keys::is_own(Key::Model, &first.name, Lang::Zh) { Lang::Zh } else { Lang::En };
         let model = self.literal(Key::Model, first).unwrap_or_default();
+        self.is_text(Key::Model, first, &model);
         if model.trim().is_empty() && !first.value.starts_with('"') {
             self.wrong(Key::Model, first.line, "is empty; write the model, like `bpro-t2i`");
         }
