@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use reqwest::header::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::{core::contract::Hide, secrets::Secret};
+use crate::core::contract::Hide;
 
 /// The longest key, in bytes. A header line of a few KiB is what servers take.
 const MAX_KEY_BYTES: usize = 4 * 1024;
@@ -19,21 +19,23 @@ struct Inner {
     header: HeaderValue,
 }
 
-/// The text cannot be sent as a key. It is not in the message.
+/// The text cannot be sent as a key. It is not in the message, which goes on after the name of the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnusableKey {
     /// Line breaks, control characters, or characters beyond ASCII.
-    #[error("the API key has characters that cannot be sent; give it as printable ASCII on one line")]
+    #[error(
+        "has characters that no HTTP header can carry; give the key alone, as printable ASCII on one line"
+    )]
     Characters,
     /// Over 4 KiB.
-    #[error("the API key is longer than 4 KiB; give the key alone")]
+    #[error("is longer than 4 KiB; give the key alone")]
     TooLong,
 }
 
 impl Key {
     /// Makes a key fit to be sent.
-    pub(crate) fn new(secret: &Secret) -> Result<Self, UnusableKey> {
-        let text = Zeroizing::new(secret.expose().to_owned());
+    pub(crate) fn new(key: &str) -> Result<Self, UnusableKey> {
+        let text = Zeroizing::new(key.to_owned());
         if text.len() > MAX_KEY_BYTES {
             return Err(UnusableKey::TooLong);
         }
@@ -74,14 +76,13 @@ mod tests {
 
     #[test]
     fn what_no_header_carries_is_told_without_the_key() {
-        let of = |text: &str| Key::new(&Secret::new(text.into()));
         for text in ["sk-1\nHost: evil", "sk-\u{0}", "sk-密", "a\r"] {
-            let error = of(text).unwrap_err();
+            let error = Key::new(text).unwrap_err();
             assert_eq!(error, UnusableKey::Characters);
             assert!(!format!("{error} {error:?}").contains("sk-"));
         }
-        assert_eq!(of(&"x".repeat(5_000)).unwrap_err(), UnusableKey::TooLong);
-        let key = of("sk-fine").unwrap();
+        assert_eq!(Key::new(&"x".repeat(5_000)).unwrap_err(), UnusableKey::TooLong);
+        let key = Key::new("sk-fine").unwrap();
         assert!(!format!("{key:?} {:?}", key.header()).contains("fine"));
     }
 }

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use base_url::BadBaseUrl;
-pub(crate) use key::{Key, UnusableKey};
+pub(crate) use key::Key;
 
 use self::{
     base_url::BaseUrl,

@@ -6,7 +6,7 @@ pub use lang::Lang;
 use super::catalog::Catalog;
 use super::contract::{Contract, Unavailable};
 use super::integer::Integer;
-use super::payload::{FieldViolation, Payload, TaskRequest};
+use super::payload::{Defaults, FieldViolation, Payload, TaskRequest};
 use super::plan::TaskSpec;
 
 /// The most that a card has beside what the task itself says, in bytes.
@@ -39,6 +39,6 @@ pub fn reply(_cards: &[(&str, &str)], _concurrency: Option<Integer>, _lang: Lang
 }
 
 /// Reads what [`reply`] gave, edited or not, into a payload. Fails with what is wrong, naming card and line.
-pub fn read(_text: &str, _catalog: &Catalog) -> Result<Payload, Vec<FieldViolation>> {
+pub fn read(_text: &str, _defaults: &Defaults, _catalog: &Catalog) -> Result<Payload, Vec<FieldViolation>> {
     Err(Vec::new())
 }
