@@ -143,3 +143,6 @@ async fn look_up(client: &Client, source: &Source, key: &Key) -> Found {
 fn too_late(within: Duration) -> Found {
     Found { contract: Err(Unavailable::Timeout { seconds: within.as_secs() }), price: None }
 }
+
+#[cfg(test)]
+mod tests;
