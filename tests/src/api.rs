@@ -315,7 +315,7 @@ fn filled(path: &str, text: &str) -> Value {
         ("required", json!(text)),
     ]);
     let known = json!({"field_name": "resolution", "variable_name": "resolution", "field_type": "combo",
-        "field_label": text, "field_value": text, "field_options": {"values": [text]}});
+        "field_label": text, "field_value": text, "field_options": {"values": [text, "fine"]}});
     if path.starts_with(PRICE) {
         return json!({"code": 20000, "message": text, "data": {"simple_price_text": text}});
     }
