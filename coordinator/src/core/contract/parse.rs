@@ -142,11 +142,7 @@ impl Reader<'_> {
                 continue;
             }
             match whole(&text, MAX_LINE_CHARS, self.hide) {
-                Some(text) if kept.len() < MAX_OPTIONS => {
-                    if !kept.contains(&text) {
-                        kept.push(text);
-                    }
-                }
+                Some(text) if kept.len() < MAX_OPTIONS => kept.push(text),
                 _ => left_out += 1,
             }
         }
@@ -208,5 +204,4 @@ fn is_true(raw: &RawValue) -> bool {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

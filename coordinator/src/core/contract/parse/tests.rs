@@ -85,7 +85,7 @@ fn an_app_has_nodes_and_slots_for_media() {
 fn options_come_in_several_forms_and_none_is_made_up() {
     let long = "x".repeat(MAX_LINE_CHARS + 1);
     let contract = fields(json!([{"field_name": "a", "field_options": {"values": [
-        "1:1", " 16:9 ", 2, 2.50, true, {"value": "4K", "label": "best"}, {"label": "2K"}, "1:1", null, "", [1], {},
+        "1:1", " 16:9 ", 2, 2.50, true, {"value": "4K", "label": "best"}, {"label": "2K"}, null, "", [1], {},
         {"value": {"value": 1}}, "two\nlines", "turn\u{202e}ed", long,
     ]}}, {"field_name": "b", "field_options": ["x", 1]}, {"field_name": "c", "field_options": "x"}]));
     let got = &contract.fields[0];
