@@ -19,11 +19,7 @@ use crate::core::plan::RunMode;
 /// Reads what [`reply`](super::reply()) gave, edited or not, into a payload. `defaults` are what its tasks inherit
 /// where a card says nothing. Fails with what is wrong, at most
 /// [`MAX_VIOLATIONS`](crate::core::payload::MAX_VIOLATIONS) of it, naming card and line.
-pub fn read(
-    text: &str,
-    defaults: &Defaults,
-    catalog: &Catalog,
-) -> Result<Payload, Vec<FieldViolation>> {
+pub fn read(text: &str, defaults: &Defaults, catalog: &Catalog) -> Result<Payload, Vec<FieldViolation>> {
     let mut violations = Violations::default();
     let Sheets { sheets, concurrency } = lines::read(text, &mut violations);
     let mut tasks = Vec::with_capacity(sheets.len());
