@@ -19,3 +19,4 @@ pub mod watch;
 pub use config::Config;
 pub use coordinator::{Coordinator, EXIT_STORAGE_FAILED, Failure, Running, StartError};
 pub use grpc::Error as ServerError;
+pub use prefill::BadBaseUrl;

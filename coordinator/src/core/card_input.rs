@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 
 use super::catalog::Tuning;
-use super::integer::plain_digits;
+
+pub(super) mod grammar;
+use grammar::Seed;
 
 /// What a card decides, the model's defaults included. Empty texts are open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,19 +29,16 @@ pub struct BadValue {
     pub problem: &'static str,
 }
 
-/// Values (whole, in any letter case) that leave a field to the model.
-const LEFT_OPEN: [&str; 8] = ["", "默认", "你定", "推荐就行", "都行", "随便", "auto", "default"];
-
-const ASPECT_RATIO: &[&str] = &["aspect_ratio", "比例", "视频比例", "画面比例", "图片比例"];
-const RESOLUTION: &[&str] =
+pub(super) const ASPECT_RATIO: &[&str] = &["aspect_ratio", "比例", "视频比例", "画面比例", "图片比例"];
+pub(super) const RESOLUTION: &[&str] =
     &["resolution", "规格", "清晰度", "图片质量", "图片规格", "画面规格", "视频尺寸", "图片尺寸"];
-const DURATION: &[&str] = &["duration", "时长", "视频时长"];
-const MODEL_NAME: &[&str] = &["model_name", "模型档位"];
-const SEED: &[&str] = &["seed", "随机性", "固定seed"];
-const WIDTH: &[&str] = &["width", "宽度"];
-const HEIGHT: &[&str] = &["height", "高度"];
-const PROMPT: &str = "提示词";
-const NOTES: &str = "其他补充";
+pub(super) const DURATION: &[&str] = &["duration", "时长", "视频时长"];
+pub(super) const MODEL_NAME: &[&str] = &["model_name", "模型档位"];
+pub(super) const SEED: &[&str] = &["seed", "随机性", "固定seed"];
+pub(super) const WIDTH: &[&str] = &["width", "宽度"];
+pub(super) const HEIGHT: &[&str] = &["height", "高度"];
+pub(super) const PROMPT: &str = "提示词";
+pub(super) const NOTES: &str = "其他补充";
 
 /// Reads a card and fills what it leaves open from `defaults`. A bad number is an error, naming its line.
 pub fn read(card: &str, defaults: Option<&Tuning>) -> Result<Card, BadValue> {
@@ -60,38 +59,41 @@ fn read_fields(lines: &Lines, card: &mut Card) -> Result<(), BadValue> {
     tuning.model_name = text(MODEL_NAME);
 
     if let Some(found) = lines.usable(SEED) {
-        if found.value.contains("随机") || found.value == "-1" || found.value.to_lowercase() == "random" {
-            card.random_seed = true;
-        } else {
-            tuning.seed = found.number("is no seed; write digits, or random")?;
+        match grammar::seed(found.value).map_err(|problem| found.bad(problem))? {
+            Seed::Random => card.random_seed = true,
+            Seed::Fixed(seed) => seed.clone_into(&mut tuning.seed),
         }
     }
-    if let Some(found) = lines.usable(DURATION) {
-        let seconds = found.value.strip_suffix(['秒', 's', 'S']).unwrap_or(found.value).trim_end();
-        let digits = plain_digits(seconds);
-        tuning.duration =
-            digits.ok_or_else(|| found.bad("is no duration; write whole seconds, like 8"))?.to_owned();
-    }
-    for (aliases, field) in [(WIDTH, &mut tuning.width), (HEIGHT, &mut tuning.height)] {
+    for (aliases, field, grammar) in [
+        (DURATION, &mut tuning.duration, grammar::duration as Grammar),
+        (WIDTH, &mut tuning.width, grammar::pixels),
+        (HEIGHT, &mut tuning.height, grammar::pixels),
+    ] {
         if let Some(found) = lines.usable(aliases) {
-            *field = found.number("is no size; write whole pixels, like 1024")?;
+            grammar(found.value).map_err(|problem| found.bad(problem))?.clone_into(field);
         }
     }
 
     // A size under the name of a resolution is one, and leaves the resolution open.
     let resolution = text(RESOLUTION);
-    match size(&resolution) {
-        Some((width, height)) => {
-            fill(&mut tuning.width, width);
-            fill(&mut tuning.height, height);
-        }
+    match grammar::size(&resolution) {
+        Some(size) => apply_size(size, tuning),
         None => tuning.resolution = resolution,
     }
     Ok(())
 }
 
+/// Reads a value: what it means, or what is wrong with it.
+type Grammar = fn(&str) -> Result<&str, &'static str>;
+
+/// Width and height fill only what is open.
+pub(super) fn apply_size((width, height): (&str, &str), tuning: &mut Tuning) {
+    fill(&mut tuning.width, width);
+    fill(&mut tuning.height, height);
+}
+
 /// The notes fill only what the card leaves open.
-fn apply_notes(notes: &str, card: &mut Card) {
+pub(super) fn apply_notes(notes: &str, card: &mut Card) {
     let tuning = &mut card.tuning;
     if tuning.aspect_ratio.is_empty() && tuning.width.is_empty() {
         let shape = if notes.contains('横') {
@@ -145,12 +147,6 @@ fn fill(field: &mut String, value: &str) {
     }
 }
 
-/// Width and height of `1024x768`.
-fn size(text: &str) -> Option<(&str, &str)> {
-    let (width, height) = text.split_once(['x', 'X'])?;
-    Some((plain_digits(width.trim_end())?, plain_digits(height.trim_start())?))
-}
-
 /// The card's keys with their values.
 struct Lines(HashMap<String, Entry>);
 
@@ -167,10 +163,6 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn number(&self, problem: &'static str) -> Result<String, BadValue> {
-        plain_digits(self.value).map(str::to_owned).ok_or_else(|| self.bad(problem))
-    }
-
     fn bad(&self, problem: &'static str) -> BadValue {
         BadValue { line: self.line, key: self.key, problem }
     }
@@ -205,8 +197,7 @@ impl Lines {
         aliases.iter().find_map(|&key| {
             let entry = self.0.get(key)?;
             let value = entry.value.trim();
-            let left_open = LEFT_OPEN.contains(&value.to_lowercase().as_str());
-            (!left_open).then_some(Found { key, line: entry.line, value })
+            (!grammar::is_left_open(value)).then_some(Found { key, line: entry.line, value })
         })
     }
 
@@ -216,12 +207,12 @@ impl Lines {
 }
 
 /// Lines that end in LF, CRLF or CR.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// A key without its list mark and without all that is neither letter, digit nor `_`, in lower case.
-fn clean_key(key: &str) -> String {
+pub(super) fn clean_key(key: &str) -> String {
     let after_digits = key.trim_start_matches(|c: char| c.is_ascii_digit());
     let key = match after_digits.strip_prefix(['.', '．', '、', ')', '）']) {
         Some(rest) if after_digits.len() < key.len() => rest,

@@ -26,6 +26,7 @@ pub mod payload;
 pub mod plan;
 pub mod policy;
 pub mod refusal;
+pub mod run_mode;
 mod schedule;
 mod sessions;
 mod timers;

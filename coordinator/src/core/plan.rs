@@ -12,6 +12,7 @@ use super::catalog::Catalog;
 use super::payload::{Payload, Scalar, TaskRequest};
 use super::policy::Policy;
 use super::refusal::{Phase, Refusal};
+pub use super::run_mode::RunMode;
 
 /// The longest argument that Linux takes, in bytes without its terminator.
 pub const MAX_ARG_BYTES: usize = 131_071;
@@ -22,28 +23,8 @@ pub const MAX_ARGS_BYTES: usize = 1024 * 1024;
 const ARG_OVERHEAD: usize = 1 + 8;
 
 /// Words anywhere in a prompt or card (lower-cased) that mean: do not ask, run.
-const RUN_WORDS: [&str; 8] = ["默认就行", "默认", "你定", "推荐就行", "都行", "随便", "auto", "default"];
-
-/// How the program is to run a task.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunMode {
-    /// With what the model's defaults say where the task says nothing.
-    RunWithDefaults,
-    /// As the task says.
-    #[default]
-    ConfirmRun,
-}
-
-impl RunMode {
-    /// The word for it in a status.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RunWithDefaults => "run_with_defaults",
-            Self::ConfirmRun => "confirm_run",
-        }
-    }
-}
+pub(super) const RUN_WORDS: [&str; 8] =
+    ["默认就行", "默认", "你定", "推荐就行", "都行", "随便", "auto", "default"];
 
 /// One planned task: all that a worker needs to run it, ids and output path apart. An empty text was not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +180,9 @@ fn apply_card(index: u32, card: &str, catalog: &Catalog, spec: &mut TaskSpec) ->
 }
 
 fn run_mode(request: &TaskRequest, spec: &TaskSpec, catalog: &Catalog) -> RunMode {
+    if let Some(decided) = request.run_mode {
+        return decided;
+    }
     let said = || {
         let text = format!("{}\n{}", spec.prompt, request.card_input).to_lowercase();
         RUN_WORDS.iter().any(|word| text.contains(word))

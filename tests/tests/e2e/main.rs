@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cancel_retry_drain;
+mod cards;
 mod chaos;
 mod command;
 mod fleet;
@@ -11,6 +12,7 @@ mod launch_failure;
 mod logs;
 mod nasty;
 mod policy;
+mod prefill;
 mod restart;
 mod secret;
 mod submit_run;

@@ -144,6 +144,7 @@ impl Given {
             param: self.param,
             output: self.output.or_blank_empty(),
             sync: self.sync.or(defaults.sync).unwrap_or(false),
+            run_mode: None,
         }
     }
 }

@@ -32,23 +32,25 @@ pub(super) const TASK_KEYS: [&str; 25] = [
 /// No known key is longer; what a key has beyond this only makes it more different.
 const MAX_COMPARED: usize = 24;
 
-/// The known key with the fewest edits from `key` (insert, delete, replace, swap of neighbours); letter case
-/// and `-` for `_` cost nothing. Of several the first.
+/// The known key with the fewest edits from `key`.
 pub(super) fn nearest(key: &str) -> &'static str {
+    nearest_of(key, TASK_KEYS).unwrap_or_default()
+}
+
+/// The one of `known` with the fewest edits from `key` (insert, delete, replace, swap of neighbours); letter case
+/// and `-` for `_` cost nothing. Of several the first.
+pub(in crate::core) fn nearest_of(
+    key: &str,
+    known: impl IntoIterator<Item = &'static str>,
+) -> Option<&'static str> {
     let written: Vec<char> = key
         .chars()
         .take(MAX_COMPARED)
         .map(|c| if c == '-' { '_' } else { c })
         .flat_map(char::to_lowercase)
         .collect();
-    let mut best = (usize::MAX, TASK_KEYS[0]);
-    for known in TASK_KEYS {
-        let distance = edits(&written, known);
-        if distance < best.0 {
-            best = (distance, known);
-        }
-    }
-    best.1
+    // The first of equals is the least.
+    known.into_iter().min_by_key(|known| edits(&written, known))
 }
 
 /// Edits between two words (optimal string alignment), keeping the last two rows only.

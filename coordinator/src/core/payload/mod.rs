@@ -13,8 +13,11 @@ pub use violation::{FieldViolation, MAX_VIOLATIONS};
 
 use super::integer::Integer;
 use super::json::{self, Json};
+use super::run_mode::RunMode;
 use input::Given;
-use violation::Violations;
+pub(super) use keys::nearest_of;
+pub(super) use read::text_problem;
+pub(super) use violation::Violations;
 
 /// The longest text, number or list entry that a task may carry, in bytes.
 pub const MAX_VALUE_BYTES: usize = 128 * 1024;
@@ -103,6 +106,8 @@ pub struct TaskRequest {
     pub output: String,
     /// The flag, its default included.
     pub sync: bool,
+    /// The run mode, where it is decided already: by a card that says it. Goes before every other rule.
+    pub run_mode: Option<RunMode>,
 }
 
 /// Reads `batch_json`: an array of tasks, or an object with `tasks` and perhaps `concurrency`.

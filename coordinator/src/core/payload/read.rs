@@ -61,14 +61,22 @@ pub(super) fn task(members: &BTreeMap<String, &RawValue>, at: &str, violations: 
     given
 }
 
+/// Why a text cannot be given to a program as an argument, and the way out.
+pub(in crate::core) fn text_problem(text: &str) -> Option<String> {
+    if text.len() > MAX_VALUE_BYTES {
+        let bytes = text.len();
+        Some(format!("has {bytes} bytes; at most {MAX_VALUE_BYTES} (128 KiB) are taken, shorten it"))
+    } else if text.contains('\0') {
+        Some("has a NUL character, which no argument can hold; remove it".to_owned())
+    } else {
+        None
+    }
+}
+
 /// Reports a text that no program could be given as an argument.
 pub(super) fn check_text(text: &str, field: impl FnOnce() -> String, violations: &mut Violations) {
-    if text.len() > MAX_VALUE_BYTES {
-        let description =
-            format!("has {} bytes; at most {MAX_VALUE_BYTES} (128 KiB) are taken, shorten it", text.len());
-        violations.add(field(), description);
-    } else if text.contains('\0') {
-        violations.add(field(), "has a NUL character, which no argument can hold; remove it");
+    if let Some(problem) = text_problem(text) {
+        violations.add(field(), problem);
     }
 }
 

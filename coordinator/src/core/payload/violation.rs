@@ -49,21 +49,21 @@ fn clip(text: &mut String, max: usize) {
 
 /// Collects violations up to the bound.
 #[derive(Debug, Default)]
-pub(super) struct Violations(Vec<FieldViolation>);
+pub(in crate::core) struct Violations(Vec<FieldViolation>);
 
 impl Violations {
-    pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+    pub(in crate::core) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         if !self.full() {
             self.0.push(FieldViolation::new(field, description));
         }
     }
 
     /// Whether reading on would find nothing more that is kept.
-    pub(super) fn full(&self) -> bool {
+    pub(in crate::core) fn full(&self) -> bool {
         self.0.len() >= MAX_VIOLATIONS
     }
 
-    pub(super) fn into_result<T>(self, value: T) -> Result<T, Vec<FieldViolation>> {
+    pub(in crate::core) fn into_result<T>(self, value: T) -> Result<T, Vec<FieldViolation>> {
         if self.0.is_empty() { Ok(value) } else { Err(self.0) }
     }
 }
