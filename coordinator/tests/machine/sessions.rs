@@ -265,6 +265,18 @@ fn a_program_that_was_seen_to_start_is_never_handed_out_again() {
 }
 
 #[test]
+fn nor_is_one_whose_worker_says_afterwards_that_it_could_not_be_started() {
+    let id = attempt(1, 1, 1);
+    let mut world = running();
+    world.connect(2, hello(2, 1, &[]));
+    world.says(1, FromWorker::Started(id, Started { pid: 7, output_path: "/o".into() }));
+    let failed = Outcome::LaunchFailed { task_fault: false, message: "no such file".into() };
+    let outputs = world.says(1, FromWorker::Ended(id, ended(failed)));
+    assert!(said(&outputs).contains(&(1, ToWorker::Acknowledged(id))));
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
+}
+
+#[test]
 fn a_cancelled_task_that_had_not_begun_is_not_begun() {
     let mut world = running();
     world.send(Event::Gone(SessionId(1)));
