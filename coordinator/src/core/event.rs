@@ -395,9 +395,9 @@ pub enum Refused {
     /// Another worker has the name.
     #[error("a worker named {0:?} is connected already; start this one with another --name")]
     NameInUse(String),
-    /// The same work directory on another boot, while its old session still answers.
+    /// The same work directory on another boot or elsewhere, while its old session still answers.
     #[error(
-        "another machine is connected with this worker's work directory (a copied disk?); \
+        "another worker is connected with a copy of this one's work directory (a copied disk or image?); \
          give this one a --work-dir of its own"
     )]
     Clone,
