@@ -230,7 +230,7 @@ impl Callers {
         let secret = |key: bool| key.then(|| b"sealed".to_vec());
         match step {
             Step::Submit { batch, tasks, key, request } => {
-                let mut submit = world::submission(batch, tasks, 1);
+                let mut submit = world::submission(batch, tasks, tasks);
                 submit.secret = secret(key);
                 submit.request = once(request);
                 Box::pin(async move { format!("{:?}", handle.submit(submit).await) })
@@ -397,6 +397,32 @@ proptest! {
         prop_assert_eq!(&alone.told, &together.told);
         prop_assert_eq!(&alone.store, &together.store);
     }
+}
+
+#[test]
+fn late_results_of_a_group_build_on_one_another() {
+    let said = |message| Step::Says(0, message);
+    let id = |task| world::attempt(1, task, 1);
+    let late = |task| said(FromWorker::Ended(id(task), world::exited(0)));
+    let hello = |boot| Step::Hello { worker: 0, boot, held: vec![] };
+    let steps = [
+        Step::Submit { batch: 1, tasks: 3, key: false, request: None },
+        hello(0),
+        said(FromWorker::Accepted(id(1))),
+        said(FromWorker::Accepted(id(2))),
+        // Both are given up, and the third is cancelled: the batch ends and is in the store alone.
+        Step::Cancel { batch: 1, task: 3, request: None },
+        Step::Gone(0),
+        hello(1),
+        late(1),
+        late(2),
+        late(1),
+        Step::Retry { batch: 1, task: 3, key: false, request: None },
+        late(2),
+    ];
+    let ((alone, _), (together, _)) = (play(&steps, false), play(&steps, true));
+    assert_eq!(alone, together);
+    assert_eq!(together.store.matches("late: true").count(), 2, "{}", together.store);
 }
 
 #[test]
