@@ -402,7 +402,10 @@ pub enum Refused {
     )]
     Clone,
     /// A hello that was held up and comes after a newer one of the same worker.
-    #[error("this connection is older than the one that the worker has now")]
+    #[error(
+        "this connection is older than the newest one of this worker; if its machine was set back to a snapshot, \
+         reboot it"
+    )]
     Outdated,
 }
 

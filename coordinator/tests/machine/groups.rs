@@ -20,7 +20,7 @@ use muster_coordinator::{
     store::{Error, Store as StoreTrait},
     watch::Hub,
 };
-use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
+use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
@@ -464,7 +464,7 @@ fn nothing_leaves_before_its_commit() {
         Step::Cancel { batch: 2, task: 0, request: None },
     ];
     let mut calls: Vec<_> = steps.into_iter().map(|step| callers.call(step)).collect();
-    let mut open = |at: usize, calls: &mut Vec<Call>| poll(calls[at].as_mut()).is_pending();
+    let open = |at: usize, calls: &mut Vec<Call>| poll(calls[at].as_mut()).is_pending();
     assert!((0..5).all(|at| open(at, &mut calls)));
     let stopped = engine::spawn(inbox, parts(memory.clone())).expect("it starts");
     let mut committed = 0;
