@@ -74,7 +74,7 @@ fn details(sheet: &mut Sheet, input: &InputField, value: Option<&str>, missing: 
 fn options(words: &Words, input: &InputField) -> String {
     let first: Vec<String> =
         input.options.iter().take(OPTIONS_SHOWN).map(|option| shown(option, MAX_OPTION_BYTES)).collect();
-    let first = first.join(words.comma);
+    let first = first.join(words.between);
     let more = input.options.len().saturating_sub(OPTIONS_SHOWN).saturating_add(input.options_left_out);
     if more == 0 { first } else { fill(words.options_more, &[&first, &more.to_string()]) }
 }

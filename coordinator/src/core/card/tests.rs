@@ -4,10 +4,13 @@ mod edits;
 mod errors;
 mod round_trip;
 
+use super::compose::SINGLE;
+use super::source::Sources;
 use super::*;
 use crate::core::admission::Approvals;
+use crate::core::contract::{FieldKind, InputField};
 use crate::core::payload::{self, Defaults, Payload};
-use crate::core::plan;
+use crate::core::plan::{self, RunMode};
 use crate::core::policy::{Policy, SystemLimits};
 
 const LANGS: [Lang; 2] = [Lang::En, Lang::Zh];

@@ -14,6 +14,8 @@ const ADDED: &[(&str, &str, &str)] = &[
     ("比例：16:9", "--resolution", "--aspect-ratio 16:9|--resolution"),
     ("- **画面比例**：16:9", "--resolution", "--aspect-ratio 16:9|--resolution"),
     ("**Aspect Ratio:** 16:9", "--resolution", "--aspect-ratio 16:9|--resolution"),
+    ("**比例：16:9**", "--resolution", "--aspect-ratio 16:9|--resolution"),
+    ("- aspect\\_ratio: 16:9", "--resolution", "--aspect-ratio 16:9|--resolution"),
     ("3. aspect-ratio : 16:9", "--resolution", "--aspect-ratio 16:9|--resolution"),
     ("> 比例：16:9", "", ""),
     ("  - warning: 比例：16:9", "", ""),
