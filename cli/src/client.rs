@@ -84,12 +84,21 @@ impl Client {
 
     /// Awaits one call, for at most a minute.
     pub async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
-        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        self.call_within(CALL_TIMEOUT, call).await
+    }
+
+    /// Awaits one call that may take longer than others.
+    pub async fn call_within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
             Err(_) => Err(Error::Unreachable {
                 url: self.context.url.clone(),
-                detail: format!("no answer within {} s", CALL_TIMEOUT.as_secs()),
+                detail: format!("no answer within {} s", limit.as_secs()),
                 sent: true,
             }),
         }

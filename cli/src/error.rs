@@ -2,13 +2,7 @@
 //!
 //! [`Error::exit`] is the one table to exit codes; [`Error::from_status`] the one table from gRPC codes.
 
-use std::{
-    collections::BTreeMap,
-    error::Error as _,
-    fmt::{self, Write as _},
-    io,
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, error::Error as _, fmt, io, process::ExitCode};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -171,6 +165,16 @@ impl Error {
         matches!(self, Self::Unreachable { sent: true, .. } | Self::CoordinatorFailed { .. })
     }
 
+    /// Replaces what a refusal for `reason` says can be done about it, for a command that knows better.
+    pub fn with_way_out(mut self, reason: &str, way_out: &'static str) -> Self {
+        if let Self::Rejected(rejection) = &mut self
+            && rejection.reason == reason
+        {
+            rejection.own_way_out = Some(way_out);
+        }
+        self
+    }
+
     /// From a failed write of data.
     pub fn from_write(source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::BrokenPipe {
@@ -225,6 +229,8 @@ pub struct Rejection {
     pub violations: Vec<(String, String)>,
     /// The figures behind the reason.
     pub metadata: BTreeMap<String, String>,
+    /// What the command itself knows can be done about it.
+    own_way_out: Option<&'static str>,
 }
 
 impl Rejection {
@@ -238,7 +244,8 @@ impl Rejection {
             .error_info()
             .map(|info| (info.reason.clone(), info.metadata.clone().into_iter().collect()))
             .unwrap_or_default();
-        Self { code: status.code(), reason, message: status.message().to_owned(), violations, metadata }
+        let (code, message) = (status.code(), status.message().to_owned());
+        Self { code, reason, message, violations, metadata, own_way_out: None }
     }
 
     fn figure(&self, key: &str) -> &str {
@@ -247,6 +254,9 @@ impl Rejection {
 
     /// What the user can do about it, where there is something.
     pub fn way_out(&self) -> Option<String> {
+        if let Some(way_out) = self.own_way_out {
+            return Some(way_out.to_owned());
+        }
         Some(match self.reason.as_str() {
             "BATCH_TASK_COUNT_REQUIRES_APPROVAL" => format!(
                 "{} tasks are more than the {} allowed without approval; to approve, add: --task-count-approved",
@@ -292,12 +302,10 @@ impl fmt::Display for Rejection {
             write!(f, " [{}]", one_line(&self.reason))?;
         }
         for (field, description) in &self.violations {
-            // The message of a single violation says it all.
-            if self.violations.len() == 1 && message.contains(description.as_str()) {
-                break;
+            // The message is often the first of them.
+            if ![" ", ": "].iter().any(|gap| message.contains(&format!("{field}{gap}{description}"))) {
+                write!(f, "\n  {}: {}", one_line(field), one_line(description))?;
             }
-            f.write_char('\n')?;
-            write!(f, "  {}: {}", one_line(field), one_line(description))?;
         }
         if let Some(way_out) = self.way_out() {
             write!(f, "\n  {}", one_line(&way_out))?;
@@ -376,6 +384,31 @@ mod tests {
             refused(Code::ResourceExhausted, "BATCH_TASK_LIMIT_EXCEEDED", &[("system_max_tasks", "10")]);
         assert!(text.contains("10 tasks") && !text.contains("approved"), "{text}");
         assert!(refused(Code::FailedPrecondition, "NO_API_KEY", &[]).contains("--api-key-file"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_cards_names_card_and_line_once_each() {
+        let (first, second) = (("cards[2].aspect_ratio", "line 14: odd"), ("cards[3]", "line 20: no model"));
+        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "muster.v1", HashMap::new());
+        details.add_bad_request_violation(first.0, first.1);
+        details.add_bad_request_violation(second.0, second.1);
+        let message = "cards[2].aspect_ratio line 14: odd (and 1 more)";
+        let status = Status::with_error_details(Code::InvalidArgument, message, details);
+        assert_eq!(
+            Error::from_status(&status, URL).text().unwrap(),
+            "error: cards[2].aspect_ratio line 14: odd (and 1 more) [INVALID_ARGUMENT]\n  cards[3]: line 20: no model"
+        );
+    }
+
+    #[test]
+    fn a_command_may_know_a_better_way_out_of_one_refusal() {
+        let refuse = |reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, "muster.v1", HashMap::new());
+            let status = Status::with_error_details(Code::FailedPrecondition, "no", details);
+            Error::from_status(&status, URL).with_way_out("NO_API_KEY", "do this").text().unwrap()
+        };
+        assert!(refuse("NO_API_KEY").ends_with("\n  do this"));
+        assert!(!refuse("BATCH_TASK_COUNT_REQUIRES_APPROVAL").contains("do this"));
     }
 
     #[test]

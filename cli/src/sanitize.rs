@@ -264,6 +264,14 @@ pub fn one_line(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
+/// Text from elsewhere that may have several lines: `\n` and `\t` stay, every other control character is made
+/// visible.
+pub fn lines(text: &str) -> String {
+    text.chars()
+        .map(|character| if matches!(character, '\n' | '\t') { character } else { visible(character) })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -337,6 +345,12 @@ mod tests {
     #[test]
     fn one_line_stays_one_line() {
         assert_eq!(one_line("a\nb\u{1b}[0m\u{9b}"), "a␊b␛[0m\u{fffd}");
+    }
+
+    #[test]
+    fn lines_keep_their_ends_and_nothing_else_that_moves_the_cursor() {
+        assert_eq!(lines("## 1. 提示词\n- a:\tb é\n"), "## 1. 提示词\n- a:\tb é\n");
+        assert_eq!(lines("a\r\n\u{1b}[2J\u{9b}\u{202e}\u{7}"), "a␍\n␛[2J\u{fffd}\u{fffd}␇");
     }
 
     /// Pieces that make interesting sequences likely.

@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{ArgAction, Parser, ValueEnum, builder::FalseyValueParser, value_parser};
@@ -13,6 +14,13 @@ use crate::core::policy::SystemLimits;
 
 /// Where a coordinator listens when nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
+/// Where models are looked up when nothing is said.
+pub const DEFAULT_CONTRACT_BASE_URL: &str = "https://api.bizyair.cn";
+/// How long what was found is good for when nothing is said.
+pub const DEFAULT_CONTRACT_CACHE_TTL: Duration = Duration::from_secs(300);
+
+/// Longest time that what was found may be kept, in seconds: a week.
+const MAX_CACHE_TTL: u64 = 7 * 24 * 60 * 60;
 
 /// What a coordinator is started with.
 #[derive(Clone, Debug)]
@@ -32,6 +40,11 @@ pub struct Config {
     /// The file with the key that API keys are encrypted under; beside the data directory when `None`, so
     /// that a copy of the data alone gives no key away.
     pub secrets_key_file: Option<PathBuf>,
+    /// Where models are looked up for a prefill: `https://host[:port][/path]`. Plain HTTP only to this machine,
+    /// unless `insecure`.
+    pub contract_base_url: String,
+    /// How long what was found about a model is good for; zero looks it up each time.
+    pub contract_cache_ttl: Duration,
     /// The id of the first batch that is submitted, where it has to be known before: an embedding program
     /// names folders after it. Any id when `None`, or when it is taken.
     pub first_batch: Option<BatchId>,
@@ -48,6 +61,8 @@ impl Config {
             catalog_file: None,
             system: SystemLimits::default(),
             secrets_key_file: None,
+            contract_base_url: DEFAULT_CONTRACT_BASE_URL.to_owned(),
+            contract_cache_ttl: DEFAULT_CONTRACT_CACHE_TTL,
             first_batch: None,
         }
     }
@@ -121,14 +136,14 @@ pub struct Args {
         default_value_t = SystemLimits::default().max_tasks, value_parser = value_parser!(u32).range(1..))]
     pub system_max_tasks: u32,
 
-    /// Where models' contracts are fetched for a prefill.
-    #[arg(
-        long,
-        env = "MUSTER_CONTRACT_BASE_URL",
-        value_name = "URL",
-        default_value = "https://api.bizyair.cn"
-    )]
+    /// Where models are looked up for a prefill; plain http only to this machine, unless --insecure.
+    #[arg(long, env = "MUSTER_CONTRACT_BASE_URL", value_name = "URL", default_value = DEFAULT_CONTRACT_BASE_URL)]
     pub contract_base_url: String,
+
+    /// How long what was found about a model is good for, in seconds; 0 looks it up for every prefill.
+    #[arg(long, env = "MUSTER_CONTRACT_CACHE_TTL", value_name = "SECONDS",
+        default_value_t = DEFAULT_CONTRACT_CACHE_TTL.as_secs(), value_parser = value_parser!(u64).range(..=MAX_CACHE_TTL))]
+    pub contract_cache_ttl: u64,
 
     /// File with the key that API keys are encrypted under, made at the first start. Keep it apart from copies
     /// of the data. [default: the data directory's name with .key added, beside it]
@@ -158,6 +173,8 @@ impl Args {
                 max_tasks: self.system_max_tasks,
             },
             secrets_key_file: self.secrets_key_file.clone(),
+            contract_base_url: self.contract_base_url.clone(),
+            contract_cache_ttl: Duration::from_secs(self.contract_cache_ttl),
             first_batch: None,
         }
     }

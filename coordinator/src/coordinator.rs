@@ -20,6 +20,7 @@ use crate::{
     },
     logs::{self, Logs},
     policy_file::PolicyFile,
+    prefill::{self, Models},
     secrets::{Keyring, KeyringError, Secret},
     store::{self, Reader, sqlite::SqliteStore},
     watch::Hub,
@@ -67,6 +68,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: catalog::Error,
     },
+    /// Models cannot be looked up like that.
+    #[error(transparent)]
+    ContractBaseUrl(#[from] prefill::BadBaseUrl),
     /// The key file is not usable.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -129,6 +133,7 @@ struct Opened {
     keyring: Arc<Keyring>,
     catalog: catalog::Catalog,
     policy: PolicyFile,
+    models: Models,
     first_batch: Option<BatchId>,
 }
 
@@ -143,6 +148,11 @@ fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
                 .map_err(|source| StartError::Catalog { path: path.clone(), source })?
         }
     };
+    let models = Models::new(prefill::Options {
+        base_url: config.contract_base_url.clone(),
+        keep: config.contract_cache_ttl,
+        insecure: config.insecure,
+    })?;
     let dir = &config.data_dir;
     fs::create_dir_all(dir).map_err(|source| StartError::File { path: dir.clone(), source })?;
     // The store's lock first: everything else is this coordinator's alone then.
@@ -169,7 +179,7 @@ fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
         "limits in force"
     );
     let first_batch = config.first_batch;
-    Ok(Opened { store, reader: Arc::new(reader), logs, keyring, catalog, policy, first_batch })
+    Ok(Opened { store, reader: Arc::new(reader), logs, keyring, catalog, policy, models, first_batch })
 }
 
 async fn run(
@@ -179,7 +189,7 @@ async fn run(
     listener: TcpListener,
     address: SocketAddr,
 ) -> Result<Running, StartError> {
-    let Opened { store, reader, logs, keyring, catalog, policy, first_batch } = opened;
+    let Opened { store, reader, logs, keyring, catalog, policy, models, first_batch } = opened;
     let hub = Hub::default();
     let parts = engine::Parts {
         store: Box::new(store),
@@ -199,6 +209,7 @@ async fn run(
         keyring,
         catalog: Arc::new(catalog),
         policy: Arc::new(policy),
+        models: Arc::new(models),
         stopping: stopping.clone(),
         first_batch,
     });

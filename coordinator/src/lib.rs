@@ -9,8 +9,7 @@ pub mod engine;
 mod grpc;
 pub mod logs;
 mod policy_file;
-#[allow(dead_code)]
-pub(crate) mod prefill;
+mod prefill;
 pub mod secrets;
 pub mod shutdown;
 pub mod store;
@@ -20,3 +19,4 @@ pub mod watch;
 pub use config::Config;
 pub use coordinator::{Coordinator, EXIT_STORAGE_FAILED, Failure, Running, StartError};
 pub use grpc::Error as ServerError;
+pub use prefill::BadBaseUrl;

@@ -40,7 +40,7 @@ struct End {
 impl From<StartError> for End {
     fn from(error: StartError) -> Self {
         let code = match &error {
-            StartError::NotLoopback(_) => EXIT_USAGE,
+            StartError::NotLoopback(_) | StartError::ContractBaseUrl(_) => EXIT_USAGE,
             StartError::Store(store::Error::Failed(_) | store::Error::Corrupt(_)) => EXIT_STORAGE_FAILED,
             _ => EXIT_NOT_STARTED,
         };

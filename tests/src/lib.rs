@@ -1,5 +1,6 @@
 //! What the end-to-end tests and the benchmarks share: a cluster of real processes, a proxy that cuts
-//! connections, readers of watches and logs, and the child program that misbehaves on request.
+//! connections, a stand-in for the API that models are looked up at, readers of watches and logs, and the child
+//! program that misbehaves on request.
 //!
 //! It starts processes only through [`Cluster`], which ends every one of them when it is dropped, and decides
 //! nothing that a test asserts.
@@ -7,6 +8,7 @@
 // This crate is test code as a whole: a failure here is a failed test, and panics say so best.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+pub mod api;
 mod bins;
 mod cluster;
 mod follow;

@@ -173,7 +173,7 @@ fn round_trip(case: &Value) -> Result<(), Failed> {
     for lang in [Lang::En, Lang::Zh] {
         for contract in [Ok(&contract), Err(&Unavailable::Unreachable)] {
             let text = cards(&payload, &planned, contract, lang);
-            let back = card::read(&text, &Catalog::builtin())
+            let back = card::read(&text, &Defaults::default(), &Catalog::builtin())
                 .map_err(|violations| format!("{}\nof\n{text}", Refusal::Invalid(violations)))?;
             let again = plan_all(&back).map_err(|refusal| format!("{refusal}\nof\n{text}"))?;
             if again != planned {

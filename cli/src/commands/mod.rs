@@ -5,6 +5,7 @@ pub mod drain;
 pub mod limits;
 pub mod list;
 pub mod logs;
+pub mod prefill;
 pub mod resume;
 pub mod retry;
 pub mod run;
@@ -24,6 +25,7 @@ pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error
     match command {
         Command::Run(args) => run::run(args, context).await,
         Command::Submit(args) => submit::run(args, context).await,
+        Command::Prefill(args) => prefill::run(args, context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Watch(args) => watch::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,

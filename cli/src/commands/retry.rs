@@ -5,10 +5,11 @@ use muster_proto::v1::RetryBatchRequest;
 
 use crate::{
     Context,
-    args::{ApprovalArgs, KeyArgs, OutputArgs, RequestIdArgs},
+    args::{ApprovalArgs, OutputArgs, RequestIdArgs},
     client::Client,
     commands::task_index,
     error::{Error, Exit},
+    key::KeyArgs,
     output::print_batch_alone,
     progress::{command, no_worker_hint},
     sanitize::one_line,
@@ -51,9 +52,9 @@ pub async fn run(args: RetryArgs, context: &Context) -> Result<Exit, Error> {
         batch_id: args.batch,
         task_indexes: args.tasks,
         request_id: args.request_id.get()?,
-        api_key: args.key.read()?,
+        api_key: args.key.read(&context.io)?,
         concurrency_approved: args.approvals.concurrency_approved,
-        task_count_approved: args.approvals.task_count_approved,
+        task_count_approved: args.approvals.task_count.task_count_approved,
     };
     let reply = client
         .call_repeatedly(|| {

@@ -5,11 +5,12 @@ use muster_proto::v1::{Batch, SubmitBatchRequest};
 
 use crate::{
     Context,
-    args::{OutputArgs, PayloadArgs},
+    args::OutputArgs,
     client::Client,
     commands::watch::watch,
     error::{Error, Exit},
     output::{Format, print_batch},
+    payload::SubmissionArgs,
     progress::{command, headline, no_worker_hint},
     sanitize::one_line,
 };
@@ -21,14 +22,13 @@ use crate::{
 Examples:
   muster submit batch.json
   echo '[\"a cat\", {\"prompt\": \"a dog\", \"model\": \"o2-t2i\"}]' | muster submit - --watch
+  muster submit --cards cards.md                   after: muster prefill batch.json > cards.md
   muster submit batch.json --validate-only
   id=$(muster submit batch.json) && muster watch \"$id\"")]
 pub struct SubmitArgs {
-    /// File with the batch as JSON: an array of tasks, or an object with tasks and concurrency; - for standard input
-    pub file: String,
     #[command(flatten)]
-    /// The payload.
-    pub payload: PayloadArgs,
+    /// The batch.
+    pub submission: SubmissionArgs,
     /// Follow the batch until it has ended
     #[arg(long, env = "MUSTER_WATCH", value_parser = FalseyValueParser::new())]
     pub watch: bool,
@@ -40,7 +40,7 @@ pub struct SubmitArgs {
 /// Submits, and watches if asked to.
 pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
     let client = Client::new(context)?;
-    let request = args.payload.request(&args.file)?;
+    let request = args.submission.request(&context.io)?;
     let batch = submit(&client, &request).await?;
     if request.validate_only {
         context.io.say("the batch is valid; nothing was stored");

@@ -3,8 +3,8 @@
 //! is absent is null. Pure.
 
 use muster_proto::v1::{
-    Batch, FailureReason, GetPolicyResponse, LateResult, SchedulerStatus, Task, TaskCounts, TaskStatus,
-    WatchBatchResponse, Worker, WorkerStatus,
+    Batch, FailureReason, GetPolicyResponse, LateResult, PrefillBatchResponse, SchedulerStatus, Task,
+    TaskCard, TaskCounts, TaskStatus, WatchBatchResponse, Worker, WorkerStatus,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
@@ -148,13 +148,36 @@ pub fn watch(message: &WatchBatchResponse) -> Value {
     })
 }
 
-/// JSON text with the control characters escaped that JSON itself would let through (DEL and C1), so that it is
-/// safe on a terminal. They can stand only inside strings, so the document stays the same.
+/// The cards of a batch.
+pub fn prefill(reply: &PrefillBatchResponse) -> Value {
+    json!({
+        "mode": reply.mode,
+        "task_count": reply.task_count,
+        "tasks": reply.tasks.iter().map(card).collect::<Vec<_>>(),
+        "reply_markdown": reply.reply_markdown,
+    })
+}
+
+/// One task as a card.
+pub fn card(card: &TaskCard) -> Value {
+    json!({
+        "index": card.index,
+        "label": card.label,
+        "model": card.model,
+        "display_name": card.display_name,
+        "card_markdown": card.card_markdown,
+    })
+}
+
+/// JSON text with the characters escaped that JSON itself would let through and that are not safe on a terminal
+/// (DEL, C1, and those that turn the direction of text round). They can stand only inside strings, so the document stays the same.
 pub fn safe(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            '\u{7f}'..='\u{9f}' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
+            '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(character)))
+            }
             character => out.push(character),
         }
     }
@@ -198,6 +221,8 @@ mod tests {
         assert_eq!(keys(&worker(&Worker::default())), fields_of("Worker"));
         assert_eq!(keys(&policy(&GetPolicyResponse::default())), fields_of("GetPolicyResponse"));
         assert_eq!(keys(&watch(&WatchBatchResponse::default())), fields_of("WatchBatchResponse"));
+        assert_eq!(keys(&prefill(&PrefillBatchResponse::default())), fields_of("PrefillBatchResponse"));
+        assert_eq!(keys(&card(&TaskCard::default())), fields_of("TaskCard"));
     }
 
     #[test]
@@ -221,9 +246,9 @@ mod tests {
 
     #[test]
     fn no_control_character_is_left_and_the_document_is_the_same() {
-        let value = json!({"prompt": "a\u{1b}[2J\u{9b}31m\u{7f}\n"});
+        let value = json!({"prompt": "a\u{1b}[2J\u{9b}31m\u{7f}\n\u{202e}"});
         let text = safe(&value.to_string());
-        assert!(!text.chars().any(char::is_control), "{text:?}");
+        assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }

@@ -27,7 +27,7 @@ pub enum Format {
     Table,
     /// One JSON document: the API's messages, field names as in the API.
     Json,
-    /// One line of JSON an item: a task, a batch, a worker.
+    /// One line of JSON an item: a task, a batch, a worker, a card.
     Jsonl,
     /// The status document of the original batch runner, with its keys.
     SeedJson,

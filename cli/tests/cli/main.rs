@@ -5,5 +5,6 @@
 
 mod commands;
 mod drive;
+mod prefill;
 mod process;
 mod support;

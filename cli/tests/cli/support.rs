@@ -37,12 +37,14 @@ type Script<T> = Mutex<VecDeque<Vec<Step<T>>>>;
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) submits: Mutex<VecDeque<Result<Batch, Status>>>,
+    pub(crate) prefills: Mutex<VecDeque<Result<v1::PrefillBatchResponse, Status>>>,
     pub(crate) batch: Mutex<Batch>,
     pub(crate) pages: Mutex<Vec<Vec<Task>>>,
     pub(crate) watches: Script<WatchBatchResponse>,
     pub(crate) tails: Script<TailLogsResponse>,
     pub(crate) workers: Mutex<Vec<Worker>>,
     pub(crate) seen_submits: Mutex<Vec<v1::SubmitBatchRequest>>,
+    pub(crate) seen_prefills: Mutex<Vec<v1::PrefillBatchRequest>>,
     pub(crate) seen_watches: Mutex<Vec<v1::WatchBatchRequest>>,
     pub(crate) seen_tails: Mutex<Vec<v1::TailLogsRequest>>,
     pub(crate) seen_cancels: Mutex<Vec<v1::CancelBatchRequest>>,
@@ -82,6 +84,15 @@ impl BatchService for Service {
         let next = self.0.submits.lock().unwrap().pop_front();
         let batch = next.unwrap_or_else(|| Err(Status::internal("nothing scripted")))?;
         Ok(Response::new(v1::SubmitBatchResponse { batch: Some(batch) }))
+    }
+
+    async fn prefill_batch(
+        &self,
+        request: Request<v1::PrefillBatchRequest>,
+    ) -> Reply<v1::PrefillBatchResponse> {
+        self.0.seen_prefills.lock().unwrap().push(request.into_inner());
+        let next = self.0.prefills.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Err(Status::internal("nothing scripted"))).map(Response::new)
     }
 
     async fn get_batch(&self, request: Request<v1::GetBatchRequest>) -> Reply<v1::GetBatchResponse> {

@@ -89,8 +89,12 @@ pub enum Refusal {
     )]
     SearchFlowNotSupported { slug: String, task_index: u32, phase: Phase },
 
-    /// What was asked needs the API key, and there is none.
-    #[error("this needs an API key and the request has none; give it as api_key")]
+    /// Models are looked up with an API key, and there is none.
+    #[error(
+        "models are looked up with an API key, and there is none: give api_key in the request (the command takes \
+         --api-key-file FILE, or BIZYAIR_API_KEY from its environment), or credentials.api_key in the \
+         coordinator's config.json; a placeholder such as YOUR_API_KEY counts as none"
+    )]
     NoApiKey,
 }
 

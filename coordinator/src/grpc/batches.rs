@@ -19,9 +19,7 @@ use crate::{
         admission::Approvals,
         event::{self, Refused, RetryLimits},
         model::{BatchHead, BatchState, BatchStatus, Counts, TaskState, UnixMs},
-        payload,
         plan::{Planned, TaskSpec, plan_batch},
-        refusal::Refusal,
     },
     engine::handle,
     store::{BatchView, PageBounds, TaskView},
@@ -29,9 +27,12 @@ use crate::{
 
 use super::{
     context::Context,
-    convert::{self, Violation, submit},
+    convert::{
+        self, Violation,
+        submit::{self, Payload},
+    },
     page_token::PageToken,
-    status, tail, watch,
+    prefill, status, tail, watch,
 };
 
 /// Most tasks inline in a batch or in a page.
@@ -76,9 +77,9 @@ impl v1::batch_service_server::BatchService for Batches {
 
     async fn prefill_batch(
         &self,
-        _: Request<v1::PrefillBatchRequest>,
+        request: Request<v1::PrefillBatchRequest>,
     ) -> Result<Response<v1::PrefillBatchResponse>, Status> {
-        Err(Status::unimplemented("soon"))
+        prefill::prefill_batch(&self.context, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_batch(
@@ -239,7 +240,15 @@ async fn plan(
     let keyring = Arc::clone(&context.keyring);
     let request_id = request_id.to_owned();
     let work = move || {
-        let payload = payload(&request)?;
+        let payload = submit::payload(
+            Payload {
+                batch_json: &request.batch_json,
+                tasks: &request.tasks,
+                cards: &request.cards_markdown,
+                defaults: request.defaults.as_ref(),
+            },
+            &catalog,
+        )?;
         let policy = policy.read();
         let approvals =
             Approvals { concurrency: request.concurrency_approved, task_count: request.task_count_approved };
@@ -248,7 +257,7 @@ async fn plan(
                 .map_err(|refusal| status::refusal(&refusal))?;
         // A payload's tasks were counted against a limit of 32 bits.
         let task_count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-        let key = Some(request.api_key.as_str()).filter(|key| !key.is_empty());
+        let key = submit::api_key(&request.api_key)?;
         let secret = key.filter(|_| !request.validate_only).map(|key| keyring.seal(id, key)).transpose();
         let secret = secret.map_err(|error| status::seal(&error))?;
         let head = BatchHead {
@@ -264,23 +273,6 @@ async fn plan(
         Ok(event::Submit { head, specs: tasks, secret, request })
     };
     context.compute(work).await?
-}
-
-fn payload(request: &v1::SubmitBatchRequest) -> Result<payload::Payload, Status> {
-    let defaults = submit::defaults(request.defaults.as_ref());
-    let payload = match (request.batch_json.is_empty(), request.tasks.is_empty()) {
-        (false, false) => {
-            return Err(status::invalid("batch_json", "and tasks are both given; give one of them"));
-        }
-        (true, true) => {
-            return Err(status::invalid("batch_json", "and tasks are both missing; give one of them"));
-        }
-        (false, true) => payload::parse_batch_json(&request.batch_json, &defaults),
-        (true, false) => {
-            payload::from_tasks(request.tasks.iter().map(submit::task_input).collect(), &defaults)
-        }
-    };
-    payload.map_err(|violations| status::refusal(&Refusal::Invalid(violations)))
 }
 
 /// What would be stored, as it would look; without an id, since nothing is.
@@ -448,23 +440,6 @@ mod tests {
         assert_eq!(page_size_within(0, 50, 1_000), Ok(50));
         assert_eq!(page_size_within(i32::MAX, 50, 1_000), Ok(1_000));
         assert_eq!(page_size_within(-1, 50, 1_000).unwrap_err().field, "page_size");
-    }
-
-    #[test]
-    fn exactly_one_form_of_payload_is_taken() {
-        let request = |json: &str, tasks| v1::SubmitBatchRequest {
-            batch_json: json.into(),
-            tasks,
-            ..v1::SubmitBatchRequest::default()
-        };
-        let typed = vec![v1::TaskInput { prompt: "a".into(), ..v1::TaskInput::default() }];
-        assert_eq!(
-            payload(&request("[\"a\"]", vec![])).unwrap(),
-            payload(&request("", typed.clone())).unwrap()
-        );
-        for bad in [request("[\"a\"]", typed), request("", vec![]), request("{", vec![])] {
-            assert_eq!(payload(&bad).unwrap_err().code(), tonic::Code::InvalidArgument);
-        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     engine::handle::Handle,
     logs::Logs,
     policy_file::PolicyFile,
+    prefill::Models,
     secrets::Keyring,
     store::{self, BatchView, Reader, TaskView},
     watch::Hub,
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
+    pub(crate) models: Arc<Models>,
     /// Cancelled when the coordinator begins to stop: streams end themselves.
     pub(crate) stopping: CancellationToken,
     pub(crate) life: LifeId,
@@ -53,13 +55,15 @@ pub(crate) struct Parts {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
+    pub(crate) models: Arc<Models>,
     pub(crate) stopping: CancellationToken,
     pub(crate) first_batch: Option<BatchId>,
 }
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { engine, reader, logs, hub, keyring, catalog, policy, stopping, first_batch } = parts;
+        let Parts { engine, reader, logs, hub, keyring, catalog, policy, models, stopping, first_batch } =
+            parts;
         let life = reader.life();
         Self {
             engine,
@@ -69,6 +73,7 @@ impl Context {
             keyring,
             catalog,
             policy,
+            models,
             stopping,
             life,
             first_batch: Arc::new(Mutex::new(first_batch)),

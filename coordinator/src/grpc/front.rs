@@ -21,8 +21,11 @@ pub(crate) const MAX_REQUEST_BYTES: usize = 16 * 1_024 * 1_024;
 const SUBMITS_AT_ONCE: usize = 64;
 /// A call is read and answered within this; a stream has begun by then.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// The one call whose requests may be large.
+/// Prefills at once; apart from submissions, since they wait for another machine.
+const PREFILLS_AT_ONCE: usize = 16;
+/// The calls whose requests may be large.
 const SUBMIT_PATH: &str = "/muster.v1.BatchService/SubmitBatch";
+const PREFILL_PATH: &str = "/muster.v1.BatchService/PrefillBatch";
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
@@ -33,11 +36,16 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>
 pub(crate) struct Front {
     services: Arc<HashMap<&'static str, Box<dyn Serve>>>,
     submits: Arc<Semaphore>,
+    prefills: Arc<Semaphore>,
 }
 
 impl Front {
     pub(crate) fn new(services: Services) -> Self {
-        Self { services: Arc::new(services.0), submits: Arc::new(Semaphore::new(SUBMITS_AT_ONCE)) }
+        Self {
+            services: Arc::new(services.0),
+            submits: Arc::new(Semaphore::new(SUBMITS_AT_ONCE)),
+            prefills: Arc::new(Semaphore::new(PREFILLS_AT_ONCE)),
+        }
     }
 
     fn answer(&self, request: Request) -> Answer {
@@ -98,10 +106,15 @@ impl Service<Request> for Front {
         let front = self.clone();
         Box::pin(async move {
             let answer = async {
-                let _turn = match request.uri().path() {
-                    // The semaphore is never closed.
-                    SUBMIT_PATH => front.submits.acquire().await.ok(),
+                let turns = match request.uri().path() {
+                    SUBMIT_PATH => Some(&front.submits),
+                    PREFILL_PATH => Some(&front.prefills),
                     _ => None,
+                };
+                let _turn = match turns {
+                    // The semaphore is never closed.
+                    Some(turns) => turns.acquire().await.ok(),
+                    None => None,
                 };
                 front.answer(request).await
             };

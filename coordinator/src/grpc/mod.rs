@@ -11,6 +11,7 @@ mod fleet;
 mod front;
 mod health;
 mod page_token;
+mod prefill;
 mod push_logs;
 mod session;
 mod status;

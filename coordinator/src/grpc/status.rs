@@ -206,6 +206,17 @@ pub(crate) fn too_large(limit: usize) -> Status {
     parts.build()
 }
 
+/// Cards that do not fit one answer.
+pub(crate) fn cards_too_large(tasks: usize, limit: usize) -> Status {
+    let message = format!(
+        "the cards of the {tasks} tasks take more than {limit} bytes (3 MiB), the most that one answer holds; \
+         prefill fewer tasks at a time"
+    );
+    let mut parts = Parts::new(Code::ResourceExhausted, "CARDS_TOO_LARGE", message);
+    parts.metadata = vec![("limit_bytes", limit.to_string()), ("task_count", tasks.to_string())];
+    parts.build()
+}
+
 /// A call that took too long to be read and carried out.
 pub(crate) fn too_slow(seconds: u64) -> Status {
     let message = format!(

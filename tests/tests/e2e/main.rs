@@ -11,6 +11,7 @@ mod launch_failure;
 mod logs;
 mod nasty;
 mod policy;
+mod prefill;
 mod restart;
 mod secret;
 mod submit_run;

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::SOON;
 
-const CANARY: &str = "canary-5fe1c0ffee-9b2d-key";
+pub(crate) const CANARY: &str = "canary-5fe1c0ffee-9b2d-key";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_seen_by_the_child_only() {
@@ -110,7 +110,7 @@ async fn a_lost_key_file_fails_the_tasks_that_need_it_and_nothing_else() {
 }
 
 /// Searches every file that our processes wrote, and the arguments of every process of the machine.
-fn assert_nowhere(cluster: &Cluster) {
+pub(crate) fn assert_nowhere(cluster: &Cluster) {
     let mut searched = 0;
     // The probe's folder is where the child says on purpose what it saw.
     search(cluster.dir(), &cluster.probe_dir(), &mut searched);

@@ -20,12 +20,13 @@ use tokio::{
 
 use crate::{
     Context,
-    args::{OutputArgs, PayloadArgs},
+    args::OutputArgs,
     client::Client,
     commands::{list::Batches, submit::submit},
     error::{Error, Exit},
     follow::{Follower, has_ended},
     output::{Format, print_batch},
+    payload::SubmissionArgs,
     sanitize::one_line,
 };
 use drive::{Outcome, cancel_all, drive};
@@ -45,16 +46,14 @@ Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them a
 Examples:
   muster run batch.json --dispatch ./dispatch
   echo '[\"a cat\", \"a dog\"]' | muster run - --dispatch 'python3 dispatch.py' --concurrency 2
+  muster run --cards cards.md --dispatch ./dispatch
   muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
 
 Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130 interrupted.")]
 pub struct RunArgs {
-    /// File with the batch as JSON: an array of tasks, or an object with tasks and concurrency; - for standard input
-    #[arg(required_unless_present = "resume")]
-    pub file: Option<String>,
     #[command(flatten)]
-    /// The payload.
-    pub payload: PayloadArgs,
+    /// The batch.
+    pub submission: SubmissionArgs,
     /// Program that runs a task, split into words as a shell would (no shell runs)
     #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch")]
     pub dispatch: String,
@@ -79,10 +78,7 @@ pub struct RunArgs {
 pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
     // Everything that can be refused without starting anything comes first.
     embed::check_dispatch(&args.dispatch)?;
-    let request = match &args.file {
-        Some(file) if !args.resume => Some(args.payload.request(file)?),
-        Some(_) | None => None,
-    };
+    let request = if args.resume { None } else { Some(args.submission.request(&context.io)?) };
     let mut interrupts = interrupts()?;
     let (data_dir, first_batch) = match &args.data_dir {
         Some(path) => (data_dir::given(path)?, None),
@@ -321,6 +317,13 @@ mod tests {
         assert!(parse(&["f", "--resume"]).is_err());
         assert!(parse(&["f", "--abandon"]).is_err());
         assert!(parse(&["f", "--data-dir", "d", "--resume", "--abandon"]).is_err());
-        assert!(parse(&[]).is_err());
+    }
+
+    #[test]
+    fn a_batch_must_be_named_unless_one_is_resumed() {
+        let io = crate::io::Io::new(Box::new(std::io::sink()), Box::new(std::io::sink()), false);
+        let none = parse(&[]).unwrap().submission.request(&io);
+        assert!(matches!(none, Err(Error::Usage(text)) if text.contains("--cards")));
+        assert!(parse(&["--data-dir", "d", "--resume"]).is_ok());
     }
 }

@@ -16,9 +16,10 @@ use crate::core::catalog::{Catalog, Tuning};
 use crate::core::payload::{self, Defaults, FieldViolation, Payload, TaskInput, Violations};
 use crate::core::plan::RunMode;
 
-/// Reads what [`reply`](super::reply()) gave, edited or not, into a payload. Fails with what is wrong, at most
+/// Reads what [`reply`](super::reply()) gave, edited or not, into a payload. `defaults` are what its tasks inherit
+/// where a card says nothing. Fails with what is wrong, at most
 /// [`MAX_VIOLATIONS`](crate::core::payload::MAX_VIOLATIONS) of it, naming card and line.
-pub fn read(text: &str, catalog: &Catalog) -> Result<Payload, Vec<FieldViolation>> {
+pub fn read(text: &str, defaults: &Defaults, catalog: &Catalog) -> Result<Payload, Vec<FieldViolation>> {
     let mut violations = Violations::default();
     let Sheets { sheets, concurrency } = lines::read(text, &mut violations);
     let mut tasks = Vec::with_capacity(sheets.len());
@@ -38,7 +39,7 @@ pub fn read(text: &str, catalog: &Catalog) -> Result<Payload, Vec<FieldViolation
         return Err(vec![FieldViolation::new("cards_markdown", way_out)]);
     }
 
-    let mut payload = payload::from_tasks(tasks, &Defaults::default())?;
+    let mut payload = payload::from_tasks(tasks, defaults)?;
     payload.concurrency = concurrency;
     for (task, run_mode) in payload.tasks.iter_mut().zip(run_modes) {
         task.run_mode = run_mode;

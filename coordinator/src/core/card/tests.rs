@@ -47,7 +47,8 @@ fn text(payload: &Payload, contract: Result<&Contract, &Unavailable>, lang: Lang
 }
 
 fn read_back(text: &str) -> Payload {
-    read(text, &Catalog::builtin()).unwrap_or_else(|violations| panic!("{violations:?} of\n{text}"))
+    read(text, &Defaults::default(), &Catalog::builtin())
+        .unwrap_or_else(|violations| panic!("{violations:?} of\n{text}"))
 }
 
 fn contract() -> Contract {

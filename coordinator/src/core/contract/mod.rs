@@ -4,6 +4,20 @@
 //! text longer than a line, no list longer than its constant. What it does not do: fetch anything, or judge a
 //! task's values (the card does).
 
+mod parse;
+mod reply;
+mod source;
+mod text;
+
+pub use parse::{contract, price};
+pub use reply::Answer;
+pub use text::{Hide, MAX_LINE_CHARS, MAX_NAME_CHARS};
+
+/// The most fields that a contract keeps.
+pub const MAX_FIELDS: usize = 64;
+/// The most options that a field keeps.
+pub const MAX_OPTIONS: usize = 256;
+
 /// A contract that was understood.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contract {
@@ -15,7 +29,8 @@ pub struct Contract {
     pub fields_left_out: usize,
 }
 
-/// One input of a model. An empty text was not given.
+/// One input of a model. An empty text was not given. A text that ends in `…` was longer than its bound and is no
+/// value to compare with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InputField {
     /// `aspect_ratio`, or of an app's node `93:CLIPTextEncode.text`.
@@ -27,7 +42,8 @@ pub struct InputField {
     pub preset: String,
     /// The values that are allowed, where the field has a list of them.
     pub options: Vec<String>,
-    /// Options beyond the most that are kept. A value that is not in `options` may then be allowed all the same.
+    /// Options beyond the most that are kept, and those that cannot be shown as they are (too long, control
+    /// characters). A value that is not in `options` may then be allowed all the same.
     pub options_left_out: usize,
     pub required: bool,
     /// Least and greatest number allowed, as written.

@@ -2,8 +2,11 @@
 
 use muster_proto::{TaskIndex, v1};
 
-use crate::core::payload;
+use tonic::Status;
 
+use crate::core::{api_key, card, catalog::Catalog, payload, refusal::Refusal};
+
+use super::super::status;
 use super::{MAX_API_KEY_BYTES, MAX_REASON_CHARS, MAX_REQUEST_ID_CHARS, Violation};
 
 /// Most entries that a list of tasks may have.
@@ -58,7 +61,39 @@ pub(crate) fn reason(text: &str) -> Result<(), Violation> {
     Ok(())
 }
 
-/// A key that an environment can hold; empty is none. The description never shows it.
+/// The forms in which a batch can be sent.
+pub(crate) struct Payload<'a> {
+    pub(crate) batch_json: &'a str,
+    pub(crate) tasks: &'a [v1::TaskInput],
+    pub(crate) cards: &'a str,
+    pub(crate) defaults: Option<&'a v1::TaskDefaults>,
+}
+
+/// Reads the one form that is given.
+pub(crate) fn payload(given: Payload<'_>, catalog: &Catalog) -> Result<payload::Payload, Status> {
+    let Payload { batch_json, tasks, cards, defaults: inherited } = given;
+    let inherited = defaults(inherited);
+    let payload = match (batch_json.is_empty(), tasks.is_empty(), cards.is_empty()) {
+        (false, true, true) => payload::parse_batch_json(batch_json, &inherited),
+        (true, false, true) => payload::from_tasks(tasks.iter().map(task_input).collect(), &inherited),
+        (true, true, false) => card::read(cards, &inherited, catalog),
+        (true, true, true) => {
+            let missing = "is missing, and so are tasks and cards_markdown; give one of the three";
+            return Err(status::invalid("batch_json", missing));
+        }
+        (has_no_json, has_no_tasks, _) => {
+            let (field, other) = match (has_no_json, has_no_tasks) {
+                (false, false) => ("batch_json", "tasks"),
+                (false, true) => ("batch_json", "cards_markdown"),
+                (true, _) => ("tasks", "cards_markdown"),
+            };
+            return Err(status::invalid(field, &format!("and {other} are both given; give one of them")));
+        }
+    };
+    payload.map_err(|violations| status::refusal(&Refusal::Invalid(violations)))
+}
+
+/// A key that an environment can hold; empty, or a placeholder for one, is none. The description never shows it.
 pub(crate) fn api_key(text: &str) -> Result<Option<&str>, Violation> {
     if text.len() > MAX_API_KEY_BYTES {
         let description = format!("is longer than {MAX_API_KEY_BYTES} bytes; give the key alone");
@@ -67,7 +102,7 @@ pub(crate) fn api_key(text: &str) -> Result<Option<&str>, Violation> {
     if text.contains(['\0', '\n', '\r']) {
         return Err(Violation::new("api_key", "has a line break or a NUL in it; give the key alone"));
     }
-    Ok((!text.is_empty()).then_some(text))
+    Ok(api_key::usable(text))
 }
 
 /// What tasks inherit. An empty text is one that was not given.
@@ -142,9 +177,32 @@ mod tests {
     fn a_key_that_is_refused_is_not_repeated() {
         assert_eq!(api_key(""), Ok(None));
         assert_eq!(api_key("sk-1"), Ok(Some("sk-1")));
+        assert_eq!(api_key("YOUR_API_KEY"), Ok(None));
         for bad in ["sk-\n1", "sk-\r1", "sk-\u{0}1", &"s".repeat(MAX_API_KEY_BYTES + 1)] {
             let violation = api_key(bad).unwrap_err();
             assert!(violation.field == "api_key" && !violation.description.contains("sk-"));
+        }
+    }
+
+    #[test]
+    fn exactly_one_form_of_payload_is_taken() {
+        let catalog = Catalog::builtin();
+        let read = |batch_json, tasks, cards| {
+            payload(Payload { batch_json, tasks, cards, defaults: None }, &catalog)
+        };
+        let typed = [v1::TaskInput { prompt: "a".into(), ..v1::TaskInput::default() }];
+        assert_eq!(read("[\"a\"]", &[], "").unwrap(), read("", &typed, "").unwrap());
+        for (json, tasks, cards, fields) in [
+            ("[\"a\"]", &typed[..], "", ["batch_json", "tasks"]),
+            ("[\"a\"]", &[], "- model: m", ["batch_json", "cards_markdown"]),
+            ("", &typed, "- model: m", ["tasks", "cards_markdown"]),
+            ("[\"a\"]", &typed, "- model: m", ["batch_json", "tasks"]),
+            ("", &[], "", ["batch_json", "cards_markdown"]),
+            ("{", &[], "", ["batch_json", "JSON"]),
+        ] {
+            let status = read(json, tasks, cards).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert!(fields.iter().all(|field| status.message().contains(field)), "{}", status.message());
         }
     }
 }

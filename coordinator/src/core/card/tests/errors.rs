@@ -4,7 +4,7 @@ use super::*;
 use crate::core::payload::FieldViolation;
 
 fn wrong(text: &str) -> Vec<FieldViolation> {
-    read(text, &Catalog::builtin()).unwrap_err()
+    read(text, &Defaults::default(), &Catalog::builtin()).unwrap_err()
 }
 
 #[test]

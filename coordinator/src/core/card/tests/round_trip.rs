@@ -183,7 +183,7 @@ proptest! {
 
         let text = text(&payload, contract.as_ref(), lang);
         prop_assert!(!text.replace('\n', "").contains(is_hidden), "{text:?}");
-        let back = read(&text, &Catalog::builtin());
+        let back = read(&text, &Defaults::default(), &Catalog::builtin());
         prop_assert!(back.is_ok(), "{back:?} of\n{text}");
         let back = back.unwrap();
         prop_assert_eq!(back.concurrency, concurrency);
@@ -199,7 +199,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_reading_panic(text in any::<String>()) {
-        let _ = read(&text, &Catalog::builtin());
+        let _ = read(&text, &Defaults::default(), &Catalog::builtin());
     }
 
     #[test]
@@ -212,7 +212,7 @@ proptest! {
             0..40,
         ),
     ) {
-        if let Err(violations) = read(&words.concat(), &Catalog::builtin()) {
+        if let Err(violations) = read(&words.concat(), &Defaults::default(), &Catalog::builtin()) {
             prop_assert!((1..=payload::MAX_VIOLATIONS).contains(&violations.len()));
         }
     }
