@@ -21,6 +21,7 @@ mod source;
 mod value;
 mod words;
 
+pub(super) use keys::is_publishers;
 pub use lang::Lang;
 pub use read::read;
 pub use reply::reply;
