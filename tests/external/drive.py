@@ -37,7 +37,7 @@ def check(function):
 
 
 class Fleet:
-    """A coordinator and one worker that runs the probe, in a temporary folder."""
+    """A coordinator, a stand-in for the API of models, and one worker that runs the probe, in a temporary folder."""
 
     def __init__(self, bins):
         self.dir = tempfile.mkdtemp(prefix="muster-external-")
@@ -45,9 +45,11 @@ class Fleet:
         os.mkdir(self.probe_dir)
         self.env = dict(os.environ, MUSTER_PROBE_DIR=self.probe_dir)
         self.started = []
+        models = self.start("stand-in-api listening on ", [f"{bins}/stand-in-api", "--listen", "127.0.0.1:0"])
         self.address = self.start(
             "muster-coordinator listening on ",
-            [f"{bins}/muster-coordinator", "--listen", "127.0.0.1:0", "--data-dir", f"{self.dir}/data"],
+            [f"{bins}/muster-coordinator", "--listen", "127.0.0.1:0", "--data-dir", f"{self.dir}/data",
+             "--contract-base-url", f"http://{models}"],
         )
         self.start(
             "muster-worker connected to ",
@@ -233,6 +235,34 @@ def a_log_is_followed_while_it_grows(ctx):
     timer.cancel()
     text = "".join(piece.get("text", "") for piece in documents(seen))
     assert tail.wait() == 0 and text == "begun\nended\n", seen
+
+
+@check
+def grpcurl_prefills_edits_and_submits_the_cards(ctx):
+    request = {"batchJson": json.dumps(["say a prefill", {"model": "wan", "prompt": "say b", "duration": 8}]),
+               "apiKey": "sk-outside", "lang": "zh"}
+    reply = ctx.grpcurl.call(f"{BATCHES}/PrefillBatch", request)[0]
+    assert reply["mode"] == "batch_prefill" and reply["taskCount"] == 2, reply
+    assert [(task["index"], task["model"]) for task in reply["tasks"]] == [(1, "bpro-t2i"), (2, "wan27-t2v")], reply
+    assert "提示词：say a prefill" in reply["tasks"][0]["cardMarkdown"], reply
+    assert "比例" in reply["tasks"][0]["cardMarkdown"] and "时长：8" in reply["tasks"][1]["cardMarkdown"], reply
+    cards = reply["replyMarkdown"].replace("时长：8", "时长：10秒")
+    request = {"cardsMarkdown": cards, "validateOnly": True}
+    planned = ctx.grpcurl.call(f"{BATCHES}/SubmitBatch", request)[0]["batch"]["tasks"]
+    assert planned[0]["commandPreview"][:4] == ["--model", "bpro-t2i", "--prompt", "say a prefill"], planned
+    assert "--duration 10" in " ".join(planned[1]["commandPreview"]), planned
+
+
+@check
+def a_prefill_without_a_key_says_where_one_can_stand(ctx):
+    ctx.grpcurl.refused(f"{BATCHES}/PrefillBatch", {"batchJson": '["a"]', "apiKey": "YOUR_API_KEY"},
+                        "FailedPrecondition", "NO_API_KEY", "--api-key-file", "credentials.api_key")
+
+
+@check
+def cards_that_cannot_be_read_are_refused_by_line(ctx):
+    request = {"cardsMarkdown": "- model: bpro-t2i\n- seed: soon\n"}
+    ctx.grpcurl.refused(f"{BATCHES}/SubmitBatch", request, INVALID, "cards[1].seed", "line 2")
 
 
 @check

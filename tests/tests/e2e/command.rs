@@ -17,7 +17,7 @@ async fn muster(cluster: &Cluster, args: &[&str]) -> Output {
     tokio::time::timeout(SOON, output).await.expect("the command ends").expect("the command starts")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cancel_retry_drain;
+mod cards;
 mod chaos;
 mod command;
 mod fleet;
