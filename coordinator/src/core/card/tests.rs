@@ -4,10 +4,13 @@ mod edits;
 mod errors;
 mod round_trip;
 
+use super::compose::SINGLE;
+use super::source::Sources;
 use super::*;
 use crate::core::admission::Approvals;
+use crate::core::contract::{FieldKind, InputField};
 use crate::core::payload::{self, Defaults, Payload};
-use crate::core::plan;
+use crate::core::plan::{self, RunMode};
 use crate::core::policy::{Policy, SystemLimits};
 
 const LANGS: [Lang; 2] = [Lang::En, Lang::Zh];
@@ -252,8 +255,12 @@ fn a_card_sent_back_whole_as_card_input_changes_nothing_that_was_given() {
         let payload = tasks(&format!("[{task}]"));
         let before = specs(&payload).remove(0);
         let defaults = Catalog::builtin();
+        // Options that are run words themselves say nothing about the run.
+        let mut contract = contract();
+        contract.fields[1].options.insert(0, "auto".into());
+        contract.fields[1].preset = "默认".into();
         for lang in LANGS {
-            for contract in [Ok(&contract()), Err(&Unavailable::Malformed)] {
+            for contract in [Ok(&contract), Err(&Unavailable::Malformed)] {
                 let mut again = payload.clone();
                 again.tasks[0].card_input = cards(&payload, contract, lang).remove(0);
                 let after = specs(&again).remove(0);

@@ -31,6 +31,7 @@ table! {
     colon: ": ", "：";
     comma: ", ", "，";
     semicolon: "; ", "；";
+    between: ", ", "、";
 
     intro: "{0} cards, one for each task. Nothing has run yet and nothing was stored.",
         "共 {0} 张卡片，每个任务一张。尚未运行，也未保存。";
@@ -93,6 +94,8 @@ table! {
     fields_left_out: "and {0} more fields that are not shown", "另有 {0} 个字段未显示";
 
     no_contract: "not known, {0}; only what the task itself says is shown", "未知，{0}；只显示任务本身的内容";
+    no_inputs: "without any inputs; only what the task itself says is shown",
+        "没有任何字段；只显示任务本身的内容";
     no_source: "as the model is neither in the catalogue nor vendor/endpoint nor the number of an app",
         "模型不在目录中，也不是 vendor/endpoint 或应用编号";
     timeout: "as there was no answer within {0} s", "{0} 秒内没有应答";
