@@ -104,7 +104,7 @@ const NOTES: [Row<Note>; 9] = [
     row(Note::Warning, "warning", "注意", &[]),
     row(Note::Missing, "missing", "缺少", &[]),
     row(Note::Command, "command", "命令", &[]),
-    row(Note::Contract, "contract", "合约", &[]),
+    row(Note::Contract, "contract", "参数表", &[]),
 ];
 
 impl Key {
