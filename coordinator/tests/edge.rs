@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use muster_coordinator::{Config, Coordinator, Running};
-use muster_proto::v1::{self, attach_request::Message as Say, attach_response::Message as Hear};
+use muster_proto::{
+    BatchId,
+    v1::{self, attach_request::Message as Say, attach_response::Message as Hear},
+};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -33,11 +36,15 @@ struct Site {
 
 impl Site {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), None).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, first_batch: Option<BatchId>) -> Self {
         let mut config = Config::new(dir.path().join("data"));
         config.config_file = Some(dir.path().join("config.json"));
         config.system.max_tasks = 10_000;
         config.system.max_concurrency = 100;
+        config.first_batch = first_batch;
         let running = Coordinator::start(config).await.unwrap();
         let url = format!("http://{}", running.local_addr());
         let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
@@ -187,6 +194,25 @@ fn text(pieces: &[v1::TailLogsResponse]) -> String {
         None => String::new(),
     };
     pieces.iter().map(piece).collect()
+}
+
+#[tokio::test]
+async fn the_id_that_was_set_aside_is_the_first_stored_batchs() {
+    let id = BatchId::new(1_700_000_000_000, 7);
+    let site = Site::start_in(tempfile::tempdir().unwrap(), Some(id)).await;
+    let refused = site.submit(v1::SubmitBatchRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert_eq!(site.batch(1).await.batch_id, id.to_string(), "a refused submission does not use it up");
+    assert_ne!(site.batch(1).await.batch_id, id.to_string());
+    let Site { running, channel, dir } = site;
+    drop(channel);
+    running.shutdown().await.unwrap();
+    // One that is taken is no obstacle, and harms nothing.
+    let site = Site::start_in(dir, Some(id)).await;
+    assert_ne!(site.batch(2).await.batch_id, id.to_string());
+    let request = v1::GetBatchRequest { batch_id: id.to_string() };
+    let first = soon("get", site.batches().get_batch(request)).await.unwrap().into_inner().batch.unwrap();
+    assert_eq!(first.tasks.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -374,6 +374,7 @@ fn worker(name: &str, set_aside: Option<&str>) -> WorkerRow {
     WorkerRow {
         worker: WorkerRef { instance: InstanceId(format!("instance-{name}")), name: name.into() },
         boot_id: "boot".into(),
+        connection: u64::MAX,
         slots: 4,
         draining: false,
         set_aside: set_aside.map(Into::into),

@@ -114,7 +114,9 @@ pub async fn run(
     let identity = Identity {
         name,
         instance_id: work_dir.instance_id().to_owned(),
-        boot_id,
+        // What a hello leaves out was never started only if nobody else calls itself this worker: a copy of the
+        // work directory on this machine is told apart just as one on another machine is.
+        boot_id: format!("{boot_id}/{}", work_dir.place()),
         slots: config.slots,
         labels: config.labels.clone(),
         work_dir: work_dir.path().to_owned(),

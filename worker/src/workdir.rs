@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// How many work directories one user has without naming them.
@@ -21,6 +21,7 @@ const INSTANCE_LEN: usize = 32;
 pub struct WorkDir {
     path: PathBuf,
     instance_id: String,
+    place: String,
     /// Held as long as the directory is in use.
     _lock: File,
 }
@@ -82,6 +83,12 @@ impl WorkDir {
         &self.instance_id
     }
 
+    /// Tells it from a copy of it on the same machine, for as long as the machine runs: which file the lock is on.
+    /// Two that have the same place exclude one another.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Where the outputs of tasks go.
     pub fn outputs(&self) -> PathBuf {
         self.path.join("outputs")
@@ -122,7 +129,9 @@ impl WorkDir {
         // The socket and the spool are for the owner only, whoever made the directory.
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(at(&path))?;
         let instance_id = instance(&path, &instance_path)?;
-        let work_dir = Self { path, instance_id, _lock: lock };
+        let locked = lock.metadata().map_err(at(&lock_path))?;
+        let place = format!("{:x}-{:x}", locked.dev(), locked.ino());
+        let work_dir = Self { path, instance_id, place, _lock: lock };
         let outputs = work_dir.outputs();
         DirBuilder::new().recursive(true).mode(0o700).create(&outputs).map_err(at(&outputs))?;
         Ok(work_dir)
@@ -172,12 +181,13 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("a/w");
         let first = WorkDir::open(Some(&path)).unwrap();
-        let id = first.instance_id().to_owned();
+        let (id, place) = (first.instance_id().to_owned(), first.place().to_owned());
         assert_eq!(id.len(), 32);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(matches!(WorkDir::open(Some(&path)), Err(WorkDirError::InUse(_))));
         drop(first);
-        assert_eq!(WorkDir::open(Some(&path)).unwrap().instance_id(), id);
+        let again = WorkDir::open(Some(&path)).unwrap();
+        assert_eq!((again.instance_id(), again.place()), (&*id, &*place));
     }
 
     #[test]

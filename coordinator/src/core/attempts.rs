@@ -196,7 +196,7 @@ impl Machine {
         }
         let Some(result) = active.result.take() else { return };
         let who = active.worker.clone();
-        let cancel = active.cancel_grace_ms.is_some();
+        let (cancel, started) = (active.cancel_grace_ms.is_some(), active.pid != 0);
         let launched = !matches!(result.outcome, Outcome::LaunchFailed { task_fault: false, .. });
         if launched {
             self.fleet.change(&who.instance, |worker| worker.launch_failures = 0);
@@ -204,6 +204,12 @@ impl Machine {
         match outcome::decide(&result, cancel) {
             Verdict::Ends { status, failure, message } => {
                 self.end_task(turn, id, Some(&result), status, failure, message, true);
+            }
+            // As with `never_started`: what was said to run did run.
+            Verdict::Elsewhere(message) if started => {
+                let message = format!("its worker started it, and then said that it could not: {message}");
+                let failure = Some(FailureReason::WorkerCrashed);
+                self.end_task(turn, id, Some(&result), TaskStatus::Failed, failure, message, true);
             }
             Verdict::Elsewhere(message) => self.send_elsewhere(turn, id, &result, &who.instance, message),
         }

@@ -395,14 +395,17 @@ pub enum Refused {
     /// Another worker has the name.
     #[error("a worker named {0:?} is connected already; start this one with another --name")]
     NameInUse(String),
-    /// The same work directory on another boot, while its old session still answers.
+    /// The same work directory on another boot or elsewhere, while its old session still answers.
     #[error(
-        "another machine is connected with this worker's work directory (a copied disk?); \
+        "another worker is connected with a copy of this one's work directory (a copied disk or image?); \
          give this one a --work-dir of its own"
     )]
     Clone,
     /// A hello that was held up and comes after a newer one of the same worker.
-    #[error("this connection is older than the one that the worker has now")]
+    #[error(
+        "this connection is older than the newest one of this worker; if its machine was set back to a snapshot, \
+         reboot it"
+    )]
     Outdated,
 }
 

@@ -87,6 +87,7 @@ impl Worker {
         WorkerRow {
             worker: self.who.clone(),
             boot_id: self.boot_id.clone(),
+            connection: self.connection,
             slots: self.slots,
             draining: self.draining,
             set_aside: self.set_aside.clone(),
@@ -178,6 +179,7 @@ impl Fleet {
     pub(super) fn remember(&mut self, row: WorkerRow, now_mono_ms: u64) {
         let link = Link::Down { since_mono_ms: now_mono_ms };
         let mut worker = Worker::new(row.worker.clone(), row.boot_id, row.slots, link);
+        worker.connection = row.connection;
         worker.draining = row.draining;
         worker.set_aside = row.set_aside;
         self.workers.insert(row.worker.instance, worker);

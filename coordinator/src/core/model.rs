@@ -279,6 +279,8 @@ pub struct WorkerRow {
     pub worker: WorkerRef,
     /// The boot of its machine at its last hello.
     pub boot_id: String,
+    /// The number of its last hello, so that an older one is known for one after a restart too.
+    pub connection: u64,
     /// How many tasks it runs at once.
     pub slots: u32,
     /// An operator drains it.

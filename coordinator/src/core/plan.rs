@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::{self, Admitted, Approvals};
 pub use super::args::{ArgList, redact};
-use super::card_input;
 use super::catalog::Catalog;
 use super::payload::{Payload, Scalar, TaskRequest};
 use super::policy::Policy;
 use super::refusal::{Phase, Refusal};
 pub use super::run_mode::RunMode;
+use super::{card, card_input};
 
 /// The longest argument that Linux takes, in bytes without its terminator.
 pub const MAX_ARG_BYTES: usize = 131_071;
@@ -184,7 +184,9 @@ fn run_mode(request: &TaskRequest, spec: &TaskSpec, catalog: &Catalog) -> RunMod
         return decided;
     }
     let said = || {
-        let text = format!("{}\n{}", spec.prompt, request.card_input).to_lowercase();
+        // A card that comes back whole has its model's options in it, and those are nobody's wish.
+        let said = card_input::lines(&request.card_input).filter(|line| !card::is_publishers(line));
+        let text = format!("{}\n{}", spec.prompt, said.collect::<Vec<_>>().join("\n")).to_lowercase();
         RUN_WORDS.iter().any(|word| text.contains(word))
     };
     // A card is tuning itself, so that what it brought need not be looked at.

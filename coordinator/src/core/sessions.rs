@@ -94,8 +94,10 @@ impl Machine {
         }
         let known = self.fleet.get(&hello.worker.instance)?;
         if known.boot_id == hello.boot_id {
-            // It was written before what the newer session brought, so it proves nothing about that.
-            return (hello.connection < known.connection).then_some(Refused::Outdated);
+            // It was written before what the newer session brought, so it proves nothing about that. The same
+            // number is the same hello once more; 0 is that of workers which do not count.
+            let newer = hello.connection > known.connection || (hello.connection, known.connection) == (0, 0);
+            return (!newer).then_some(Refused::Outdated);
         }
         known.session().is_some().then_some(Refused::Clone)
     }

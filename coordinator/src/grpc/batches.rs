@@ -196,7 +196,7 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
     }
     for _ in 0..BATCH_IDS {
         // Planned anew for each id: that is once in all but one of half a million calls.
-        let id = match context.take_first_batch() {
+        let id = match context.first_batch() {
             Some(id) => id,
             None => new_batch_id()?,
         };
@@ -208,8 +208,11 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
             }
         };
         match context.engine.submit(submit).await {
-            Ok((batch, _)) => return batch_with_tasks(context, batch).await,
-            Err(handle::Error::Refused(Refused::BatchIdTaken)) => {}
+            Ok((batch, _)) => {
+                context.note_taken(batch);
+                return batch_with_tasks(context, batch).await;
+            }
+            Err(handle::Error::Refused(Refused::BatchIdTaken)) => context.note_taken(id),
             Err(error) => return Err(status::engine(&error)),
         }
     }

@@ -40,7 +40,7 @@ pub(crate) struct Context {
     /// Cancelled when the coordinator begins to stop: streams end themselves.
     pub(crate) stopping: CancellationToken,
     pub(crate) life: LifeId,
-    /// The id that the next submission is to have, once.
+    /// The id that the first batch to be stored is to have.
     first_batch: Arc<Mutex<Option<BatchId>>>,
     reads: Arc<Semaphore>,
     plans: Arc<Semaphore>,
@@ -82,9 +82,17 @@ impl Context {
         }
     }
 
-    /// The id that was set aside for the first submission, once.
-    pub(crate) fn take_first_batch(&self) -> Option<BatchId> {
-        self.first_batch.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The id that was set aside for the first batch, until a batch is stored under it.
+    pub(crate) fn first_batch(&self) -> Option<BatchId> {
+        *self.first_batch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A batch has this id now.
+    pub(crate) fn note_taken(&self, id: BatchId) {
+        let mut first = self.first_batch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *first == Some(id) {
+            *first = None;
+        }
     }
 
     /// Reads the store on a blocking thread.

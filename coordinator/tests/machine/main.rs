@@ -1,8 +1,10 @@
-//! The machine as scripts: an event goes in, exact effects come out. No clock, no sockets, no store.
+//! The machine as scripts: an event goes in, exact effects come out. No clock, no sockets, no store. And the loop
+//! around it, over a store in memory.
 
 #![expect(clippy::panic, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod calls;
+mod groups;
 mod random;
 mod running;
 mod sessions;

@@ -2,7 +2,7 @@
 //! is started twice, limits hold, ends are final (all checked by the world after every event), and once
 //! everything is healthy every task ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use muster_coordinator::core::event::*;
 use muster_proto::{AttemptId, TaskIndex};
@@ -37,6 +37,10 @@ enum Step {
     Replace(u32),
     /// Words of a stream that was replaced come late.
     Stale(u32),
+    /// A hello is held up in the network, and its worker gives the stream up.
+    HoldUp(u32),
+    /// The one that was held up first arrives after all.
+    Arrive(u32),
     /// The machine restarts; everything on it is gone.
     Reboot(u32),
     /// The machine cannot start a program.
@@ -70,6 +74,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => worker.clone().prop_map(Step::Vanish),
         1 => worker.clone().prop_map(Step::Replace),
         1 => worker.clone().prop_map(Step::Stale),
+        1 => worker.clone().prop_map(Step::HoldUp),
+        2 => worker.clone().prop_map(Step::Arrive),
         1 => worker.clone().prop_map(Step::FailLaunch),
         1 => worker.clone().prop_map(Step::Again),
         1 => worker.clone().prop_map(Step::Reboot),
@@ -90,6 +96,9 @@ struct Sim {
     /// Sessions that the coordinator may still take for good.
     old: Vec<u64>,
     boots: u32,
+    /// Numbers its hellos.
+    connections: u64,
+    held_up: VecDeque<Box<Hello>>,
     inbox: Vec<ToWorker>,
     held: BTreeMap<AttemptId, Held>,
     refused: BTreeSet<AttemptId>,
@@ -179,10 +188,24 @@ impl Fleet {
                 self.connect(world, worker);
             }
             Step::Stale(worker) => self.stale(world, worker),
+            Step::HoldUp(worker) => {
+                self.apply(world, Step::Vanish(worker));
+                let hello = self.hello(worker);
+                self.workers[worker as usize].held_up.push_back(hello);
+            }
+            Step::Arrive(worker) => {
+                let Some(hello) = self.workers[worker as usize].held_up.pop_front() else { return };
+                self.sessions += 1;
+                let outputs = world.connect(self.sessions, hello);
+                // Nobody is at the other end.
+                self.workers[worker as usize].old.push(self.sessions);
+                self.take(outputs);
+            }
             Step::Reboot(worker) => {
                 self.apply(world, Step::Vanish(worker));
                 let sim = &mut self.workers[worker as usize];
                 sim.held.clear();
+                sim.held_up.clear();
                 sim.boots += 1;
                 for session in std::mem::take(&mut sim.old) {
                     let outputs = world.send(Event::Gone(SessionId(session)));
@@ -262,15 +285,22 @@ impl Fleet {
         if sim.session.is_some() {
             return;
         }
-        // What an older session brought and was not answered is dropped before the hello is written.
-        sim.inbox.clear();
         self.sessions += 1;
         sim.session = Some(self.sessions);
-        let held: Vec<_> = sim.held.iter().map(|(id, held)| (*id, held.phase)).collect();
-        let boot_id = format!("boot {}", sim.boots);
-        let outputs = world.connect(self.sessions, Box::new(Hello { boot_id, ..*hello(worker, 2, &held) }));
+        let hello = self.hello(worker);
+        let outputs = world.connect(self.sessions, hello);
         assert!(matches!(reply(&outputs), Reply::Attached));
         self.take(outputs);
+    }
+
+    fn hello(&mut self, worker: u32) -> Box<Hello> {
+        let sim = &mut self.workers[worker as usize];
+        // What an older session brought and was not answered is dropped before a hello is written.
+        sim.inbox.clear();
+        sim.connections += 1;
+        let held: Vec<_> = sim.held.iter().map(|(id, held)| (*id, held.phase)).collect();
+        let boot_id = format!("boot {}", sim.boots);
+        Box::new(Hello { boot_id, connection: sim.connections, ..*hello(worker, 2, &held) })
     }
 
     fn deliver(&mut self, world: &mut World, worker: u32) {

@@ -168,6 +168,27 @@ fn a_hello_that_was_held_up_proves_nothing() {
     assert_eq!(reply(&outputs), &Reply::Refused(Refused::Outdated));
     assert_eq!(world.task(1, 1).status, TaskStatus::Running);
     assert_eq!(world.machine.available_workers(), 1, "the newer session stands");
+    // Nor does one that came twice.
+    assert_eq!(reply(&world.connect(3, numbered(5))), &Reply::Refused(Refused::Outdated));
+    assert_eq!(world.task(1, 1).status, TaskStatus::Running);
+}
+
+#[test]
+fn nor_does_it_after_a_restart_of_the_coordinator() {
+    let mut world = World::new();
+    let numbered = |connection| Box::new(Hello { connection, ..*hello(1, 1, &[]) });
+    world.connect(1, numbered(5));
+    world.submit(1, 1, 1);
+    // It has begun; that its program runs was not heard of yet.
+    world.says(1, FromWorker::Accepted(attempt(1, 1, 1)));
+    world.restart();
+    let outputs = world.connect(2, numbered(4));
+    assert_eq!(reply(&outputs), &Reply::Refused(Refused::Outdated));
+    assert!(offers(&outputs).is_empty(), "the task is not run twice");
+    assert_eq!(world.task(1, 1).status, TaskStatus::Running);
+    let id = attempt(1, 1, 1);
+    let newer = Box::new(Hello { connection: 6, ..*hello(1, 1, &[(id, HeldPhase::Running)]) });
+    assert_eq!(said(&world.connect(3, newer)), [(3, ToWorker::Welcome(vec![(id, Verdict::GoOn)]))]);
 }
 
 #[test]
@@ -240,6 +261,18 @@ fn a_program_that_was_seen_to_start_is_never_handed_out_again() {
     world.connect(2, hello(1, 1, &[(id, HeldPhase::Running)]));
     world.says(2, FromWorker::Returned(id));
     assert_eq!(offers(&world.pass(1_000)), [(2, attempt(1, 2, 1))]);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
+}
+
+#[test]
+fn nor_is_one_whose_worker_says_afterwards_that_it_could_not_be_started() {
+    let id = attempt(1, 1, 1);
+    let mut world = running();
+    world.connect(2, hello(2, 1, &[]));
+    world.says(1, FromWorker::Started(id, Started { pid: 7, output_path: "/o".into() }));
+    let failed = Outcome::LaunchFailed { task_fault: false, message: "no such file".into() };
+    let outputs = world.says(1, FromWorker::Ended(id, ended(failed)));
+    assert!(said(&outputs).contains(&(1, ToWorker::Acknowledged(id))));
     assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
 }
 

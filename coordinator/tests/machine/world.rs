@@ -27,6 +27,50 @@ pub(crate) struct Store {
     pub(crate) workers: BTreeMap<InstanceId, WorkerRow>,
 }
 
+impl Store {
+    /// Applies a change, which must fit what is there.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::NewBatch { head, state, specs } => {
+                assert_eq!(specs.len(), head.task_count as usize);
+                let fresh = TaskState { revision: state.revision, ..TaskState::default() };
+                let tasks = vec![fresh; specs.len()];
+                let old = self.batches.insert(head.id, LoadedBatch { head, state, tasks });
+                assert!(old.is_none(), "a batch was stored twice");
+            }
+            Change::Batch(id, state) => {
+                let stored = self.batches.get_mut(&id).expect("a change of a stored batch");
+                assert!(state.revision > stored.state.revision, "revisions only grow");
+                stored.state = state;
+            }
+            Change::Task(id, task, state) => {
+                let stored = self.batches.get_mut(&id).expect("a change of a stored batch");
+                let row = &mut stored.tasks[task.0 as usize - 1];
+                assert!(state.attempt >= row.attempt, "attempts only grow");
+                if row.status.is_ended() && state.status.is_ended() {
+                    assert_eq!(
+                        TaskState { revision: 0, ..row.clone() },
+                        TaskState { revision: 0, ..*state.clone() },
+                        "an end is final"
+                    );
+                }
+                *row = *state;
+            }
+            Change::Attempt(row) => {
+                if let Some(old) = self.attempts.get(&row.id) {
+                    assert!(row.late && !old.late, "an attempt's row changes once at most, by a late result");
+                }
+                self.attempts.insert(row.id, row);
+            }
+            Change::Secret(id, Some(secret)) => drop(self.secrets.insert(id, secret)),
+            Change::Secret(id, None) => drop(self.secrets.remove(&id)),
+            Change::Request(record) => drop(self.requests.insert(record.id.clone(), record)),
+            Change::Worker(row) => drop(self.workers.insert(row.worker.instance.clone(), row)),
+            Change::ForgetWorker(instance) => drop(self.workers.remove(&instance)),
+        }
+    }
+}
+
 pub(crate) struct World {
     pub(crate) machine: Machine,
     pub(crate) store: Store,
@@ -115,51 +159,10 @@ impl World {
         }
         let effects = self.machine.handle(self.now(), event, facts);
         for change in effects.changes {
-            self.apply(change);
+            self.store.apply(change);
         }
         self.check();
         effects.outputs
-    }
-
-    fn apply(&mut self, change: Change) {
-        match change {
-            Change::NewBatch { head, state, specs } => {
-                assert_eq!(specs.len(), head.task_count as usize);
-                let fresh = TaskState { revision: state.revision, ..TaskState::default() };
-                let tasks = vec![fresh; specs.len()];
-                let old = self.store.batches.insert(head.id, LoadedBatch { head, state, tasks });
-                assert!(old.is_none(), "a batch was stored twice");
-            }
-            Change::Batch(id, state) => {
-                let stored = self.store.batches.get_mut(&id).expect("a change of a stored batch");
-                assert!(state.revision > stored.state.revision, "revisions only grow");
-                stored.state = state;
-            }
-            Change::Task(id, task, state) => {
-                let stored = self.store.batches.get_mut(&id).expect("a change of a stored batch");
-                let row = &mut stored.tasks[task.0 as usize - 1];
-                assert!(state.attempt >= row.attempt, "attempts only grow");
-                if row.status.is_ended() && state.status.is_ended() {
-                    assert_eq!(
-                        TaskState { revision: 0, ..row.clone() },
-                        TaskState { revision: 0, ..*state.clone() },
-                        "an end is final"
-                    );
-                }
-                *row = *state;
-            }
-            Change::Attempt(row) => {
-                if let Some(old) = self.store.attempts.get(&row.id) {
-                    assert!(row.late && !old.late, "an attempt's row changes once at most, by a late result");
-                }
-                self.store.attempts.insert(row.id, row);
-            }
-            Change::Secret(id, Some(secret)) => drop(self.store.secrets.insert(id, secret)),
-            Change::Secret(id, None) => drop(self.store.secrets.remove(&id)),
-            Change::Request(record) => drop(self.store.requests.insert(record.id.clone(), record)),
-            Change::Worker(row) => drop(self.store.workers.insert(row.worker.instance.clone(), row)),
-            Change::ForgetWorker(instance) => drop(self.store.workers.remove(&instance)),
-        }
     }
 
     /// What must hold whenever a group is committed.

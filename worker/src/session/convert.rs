@@ -44,8 +44,13 @@ pub(crate) fn from_wire(message: v1::AttachResponse) -> Result<FromCoordinator, 
     })
 }
 
-/// A message to the coordinator; `inline_log` is the output that rides in a result.
-pub(crate) fn to_wire(message: ToCoordinator, who: &Identity, inline_log: Bytes) -> v1::AttachRequest {
+/// A message to the coordinator; `connection` numbers the session, `inline_log` is the output that rides in a result.
+pub(crate) fn to_wire(
+    message: ToCoordinator,
+    who: &Identity,
+    connection: u64,
+    inline_log: Bytes,
+) -> v1::AttachRequest {
     use v1::attach_request::Message;
     let message = match message {
         ToCoordinator::Hello { held, draining } => Message::Hello(v1::Hello {
@@ -58,7 +63,7 @@ pub(crate) fn to_wire(message: ToCoordinator, who: &Identity, inline_log: Bytes)
             version: env!("CARGO_PKG_VERSION").into(),
             held: held.into_iter().map(held_to_wire).collect(),
             draining,
-            connection: since_boot_ns(),
+            connection,
         }),
         ToCoordinator::Heartbeat(held) => {
             Message::Heartbeat(v1::WorkerHeartbeat { held: held.into_iter().map(held_to_wire).collect() })
@@ -126,7 +131,7 @@ fn ended(report: Report, inline_log: Bytes) -> v1::Ended {
 }
 
 /// Nanoseconds since the machine's boot, suspended time included: grows over restarts of this process too.
-fn since_boot_ns() -> u64 {
+pub(super) fn since_boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
         let (seconds, nanos) = (time.tv_sec().unsigned_abs(), time.tv_nsec().unsigned_abs());
         seconds.saturating_mul(1_000_000_000).saturating_add(nanos)

@@ -39,6 +39,7 @@ const OUTGOING: usize = 4 * MAX_HELD;
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) instance_id: String,
+    /// The boot of the machine, and which directory on it this is.
     pub(crate) boot_id: String,
     pub(crate) slots: u32,
     pub(crate) labels: BTreeMap<String, String>,
@@ -111,11 +112,15 @@ async fn run_one(
     // A queue of its own, dropped with the session: nothing of an older session is sent on a newer one.
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let close = CancellationToken::new();
+    // Taken before the hello's content is, and after the session before this one was given up: whatever is sent
+    // when, a higher number means a newer content.
+    let connection = convert::since_boot_ns();
     if events.send(SessionEvent::Dialed { session, outgoing, close: close.clone() }).await.is_err() {
         return gone();
     }
     let writer = Arc::clone(who);
-    let requests = ReceiverStream::new(queue).then(move |message| encode(message, Arc::clone(&writer)));
+    let requests =
+        ReceiverStream::new(queue).then(move |message| encode(message, Arc::clone(&writer), connection));
     let attached = tokio::select! {
         attached = client.attach(requests) => attached,
         () = close.cancelled() => return Why::Failed("given up".into()),
@@ -148,7 +153,7 @@ async fn run_one(
 }
 
 /// Puts a message into the wire's form, with the output that rides in a result.
-async fn encode(mut message: ToCoordinator, who: Arc<Identity>) -> v1::AttachRequest {
+async fn encode(mut message: ToCoordinator, who: Arc<Identity>, connection: u64) -> v1::AttachRequest {
     let mut inline_log = Bytes::new();
     if let ToCoordinator::Ended { report, inline: true } = &mut message {
         let size = report.log_size;
@@ -162,7 +167,7 @@ async fn encode(mut message: ToCoordinator, who: Arc<Identity>) -> v1::AttachReq
             }
         }
     }
-    convert::to_wire(message, &who, inline_log)
+    convert::to_wire(message, &who, connection, inline_log)
 }
 
 /// Exactly `len` bytes of an attempt's output; the error is for people.

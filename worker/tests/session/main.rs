@@ -102,7 +102,7 @@ async fn a_task_runs_from_offer_to_acknowledgement_and_the_worker_leaves() {
     let mut worker = Worker::start(&coordinator, &dir);
     let (mut session, hello) = coordinator.session().await;
     assert_eq!((hello.protocol, hello.slots, hello.draining), (1, 2, false));
-    assert_eq!((hello.instance_id.len(), hello.boot_id.len()), (32, 36));
+    assert_eq!((hello.instance_id.len(), hello.boot_id.is_empty()), (32, false));
     assert!(hello.name.ends_with(&hello.instance_id[..4]), "{}", hello.name);
     assert_eq!(hello.labels, [("gpu".to_owned(), "a100".to_owned())].into());
     session.welcome(&[]).await;
@@ -172,6 +172,25 @@ async fn a_task_goes_on_over_reconnects_and_its_output_arrives_once_and_whole() 
 }
 
 #[tokio::test]
+async fn a_copy_of_a_work_directory_on_the_same_machine_is_not_taken_for_the_same() {
+    let mut coordinator = Coordinator::start().await;
+    let (dir, copy) = (Dir::new(), Dir::new());
+    let original = Worker::start(&coordinator, &dir);
+    let (first, hello) = coordinator.session().await;
+    first.welcome(&[]).await;
+    fs::copy(dir.path().join("instance"), copy.path().join("instance")).unwrap();
+    let copied = Worker::start(&coordinator, &copy);
+    let (_second, other) = coordinator.session().await;
+    assert_eq!(other.instance_id, hello.instance_id);
+    assert_ne!(
+        other.boot_id, hello.boot_id,
+        "its hellos would prove that what the other one has never started"
+    );
+    original.crash().await;
+    copied.crash().await;
+}
+
+#[tokio::test]
 async fn a_task_outlives_a_crash_of_the_network_half() {
     let mut coordinator = Coordinator::start().await;
     let dir = Dir::new();
@@ -187,6 +206,7 @@ async fn a_task_outlives_a_crash_of_the_network_half() {
     let (mut session, hello) = coordinator.session().await;
     assert_eq!(hello.held, [held(1, HeldPhase::Running)]);
     assert_eq!((hello.instance_id, hello.boot_id), (first.instance_id, first.boot_id));
+    assert!(hello.connection > first.connection, "its hellos are numbered on");
     session.welcome(&[(1, Verdict::GoOn, 0)]).await;
     let FromWorker::Started(again) = session.next().await else { panic!("not started") };
     assert_eq!(again.pid, started.pid);

@@ -11,8 +11,10 @@ use crate::core::contract::{FieldKind, InputField};
 
 /// Options that are shown; the others are counted.
 const OPTIONS_SHOWN: usize = 8;
-/// Longest option, bound or foreign kind shown, in bytes.
-const MAX_OPTION_BYTES: usize = 48;
+/// The options that are shown, in bytes: long ones are fewer, since half an option is of no use.
+const MAX_OPTIONS_BYTES: usize = 400;
+/// Longest bound or foreign kind shown, in bytes.
+const MAX_BOUND_BYTES: usize = 48;
 
 /// The notes on an input that a field line above sets. `missing`: required, and nothing is there.
 pub(super) fn notes(sheet: &mut Sheet, input: &InputField, state: State<'_>, missing: bool) {
@@ -54,7 +56,7 @@ fn details(sheet: &mut Sheet, input: &InputField, value: Option<&str>, missing: 
     if !input.options.is_empty() && !check::is_media(&input.kind) {
         sheet.note(Note::Options, &options(words, input));
     }
-    let (min, max) = (shown(&input.min, MAX_OPTION_BYTES), shown(&input.max, MAX_OPTION_BYTES));
+    let (min, max) = (shown(&input.min, MAX_BOUND_BYTES), shown(&input.max, MAX_BOUND_BYTES));
     match (min.is_empty(), max.is_empty()) {
         (false, false) => sheet.note(Note::Range, &fill(words.range_both, &[&min, &max])),
         (false, true) => sheet.note(Note::Range, &fill(words.range_min, &[&min])),
@@ -71,17 +73,28 @@ fn details(sheet: &mut Sheet, input: &InputField, value: Option<&str>, missing: 
     }
 }
 
+/// The first options, as many as fit; the others are counted.
 fn options(words: &Words, input: &InputField) -> String {
-    let first: Vec<String> =
-        input.options.iter().take(OPTIONS_SHOWN).map(|option| shown(option, MAX_OPTION_BYTES)).collect();
-    let first = first.join(words.comma);
-    let more = input.options.len().saturating_sub(OPTIONS_SHOWN).saturating_add(input.options_left_out);
+    let mut first = String::new();
+    let mut count = 0;
+    for option in input.options.iter().take(OPTIONS_SHOWN) {
+        let option = shown(option, MAX_TEXT_BYTES);
+        if count > 0 && first.len() + option.len() > MAX_OPTIONS_BYTES {
+            break;
+        }
+        if count > 0 {
+            first.push_str(words.between);
+        }
+        first.push_str(&option);
+        count += 1;
+    }
+    let more = (input.options.len() - count).saturating_add(input.options_left_out);
     if more == 0 { first } else { fill(words.options_more, &[&first, &more.to_string()]) }
 }
 
 fn say(words: &Words, fault: Fault<'_>, value: &str) -> String {
     let value = shown(value, MAX_TEXT_BYTES);
-    let with = |template, other: &str| fill(template, &[&value, &shown(other, MAX_OPTION_BYTES)]);
+    let with = |template, other: &str| fill(template, &[&value, &shown(other, MAX_TEXT_BYTES)]);
     match fault {
         Fault::NotAnOption => with(words.not_an_option, ""),
         Fault::OtherCase(option) => with(words.option_in_other_case, option),
@@ -132,7 +145,7 @@ fn kind(words: &Words, kind: &FieldKind) -> String {
         FieldKind::Audios => words.audios,
         FieldKind::Videos => words.videos,
         FieldKind::MediaSlot => words.media_slot,
-        FieldKind::Other(other) => return shown(other, MAX_OPTION_BYTES),
+        FieldKind::Other(other) => return shown(other, MAX_BOUND_BYTES),
     }
     .to_owned()
 }

@@ -67,6 +67,9 @@ const fn row<T>(what: T, en: &'static str, zh: &'static str, more: &'static [&'s
     Row { what, en, zh, more }
 }
 
+/// Publishers call it by the last two.
+const SEED: &[&str] = &["固定seed", "随机种子", "种子"];
+
 /// The English name is the task's key.
 const FIELDS: [Row<Key>; 21] = [
     row(Key::Model, "model", "模型", &[]),
@@ -76,8 +79,8 @@ const FIELDS: [Row<Key>; 21] = [
     row(Key::Resolution, "resolution", "规格", card_input::RESOLUTION),
     row(Key::Steps, "steps", "步数", &[]),
     row(Key::Duration, "duration", "时长", card_input::DURATION),
-    row(Key::Seed, "seed", "随机性", card_input::SEED),
-    row(Key::RandomSeed, "random_seed", "随机种子", &[]),
+    row(Key::Seed, "seed", "随机性", SEED),
+    row(Key::RandomSeed, "random_seed", "每次随机", &[]),
     row(Key::ModelName, "model_name", "模型档位", card_input::MODEL_NAME),
     row(Key::Width, "width", "宽度", card_input::WIDTH),
     row(Key::Height, "height", "高度", card_input::HEIGHT),
@@ -101,7 +104,7 @@ const NOTES: [Row<Note>; 9] = [
     row(Note::Warning, "warning", "注意", &[]),
     row(Note::Missing, "missing", "缺少", &[]),
     row(Note::Command, "command", "命令", &[]),
-    row(Note::Contract, "contract", "合约", &[]),
+    row(Note::Contract, "contract", "参数表", &[]),
 ];
 
 impl Key {
@@ -144,6 +147,20 @@ pub(super) fn meaning(key: &str) -> Option<Meaning> {
         return Some(Meaning::Field(row.what));
     }
     NOTES.iter().any(|row| names(row).any(|name| is(&name))).then_some(Meaning::Note)
+}
+
+/// Whether a line of text is one that a card has from a publisher: a note, exactly as a card writes it. Words in
+/// it are nobody's wish.
+pub(in crate::core) fn is_publishers(line: &str) -> bool {
+    let Some((key, _)) = line.trim_start().strip_prefix("- ").and_then(|line| line.split_once(['：', ':']))
+    else {
+        return false;
+    };
+    // A person may well warn or miss something, so that those notes count as said by one.
+    NOTES
+        .iter()
+        .filter(|row| !matches!(row.what, Note::Warning | Note::Missing))
+        .any(|row| row.en == key || row.zh == key)
 }
 
 /// The field that a contract's name or label stands for: what a person could have meant by it on a card.
@@ -217,6 +234,36 @@ mod tests {
         assert_eq!(meaning("aspectratio"), Some(Meaning::Field(Key::AspectRatio)));
         assert_eq!(meaning("promt"), None);
         assert_eq!(meaning(""), None);
+    }
+
+    #[test]
+    fn every_name_that_card_input_reads_is_read() {
+        for (key, names) in [
+            (Key::AspectRatio, card_input::ASPECT_RATIO),
+            (Key::Resolution, card_input::RESOLUTION),
+            (Key::Duration, card_input::DURATION),
+            (Key::ModelName, card_input::MODEL_NAME),
+            (Key::Seed, card_input::SEED),
+            (Key::Width, card_input::WIDTH),
+            (Key::Height, card_input::HEIGHT),
+            (Key::Prompt, &[card_input::PROMPT]),
+            (Key::Notes, &[card_input::NOTES]),
+        ] {
+            for name in names {
+                assert_eq!(meaning(name), Some(Meaning::Field(key)), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_note_as_a_card_writes_it_is_the_publishers() {
+        for line in ["  - options: auto", "- 字段：默认", "  - price：x"] {
+            assert!(is_publishers(line), "{line}");
+        }
+        for line in ["options: auto", "- **字段**：默认", "- 注意：随便", "- prompt: auto", "- options"]
+        {
+            assert!(!is_publishers(line), "{line}");
+        }
     }
 
     #[test]

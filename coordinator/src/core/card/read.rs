@@ -9,8 +9,8 @@ use entry::Entry;
 use lines::{Sheet, Sheets};
 
 use super::keys::{self, Key};
-use super::value::Plain;
-use super::{Lang, flag, run_mode, source};
+use super::value::{self, Plain};
+use super::{Lang, source};
 use crate::core::card_input::{self, Card};
 use crate::core::catalog::{Catalog, Tuning};
 use crate::core::payload::{self, Defaults, FieldViolation, Payload, TaskInput, Violations};
@@ -32,12 +32,12 @@ pub fn read(text: &str, defaults: &Defaults, catalog: &Catalog) -> Result<Payloa
         tasks.push(task);
         run_modes.push(run_mode);
     }
+    violations.into_result(())?;
     if sheets.is_empty() {
         let way_out =
             "has no card; a card has one fact a line, `key: value`, the model first: `model: bpro-t2i`";
-        violations.add("cards_markdown", way_out);
+        return Err(vec![FieldViolation::new("cards_markdown", way_out)]);
     }
-    violations.into_result(())?;
 
     let mut payload = payload::from_tasks(tasks, defaults)?;
     payload.concurrency = concurrency;
@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
         if entry.value.starts_with('"') {
             return self.literal(key, entry).map(|text| (entry, Value::Literal(text)));
         }
-        match super::value::plain(key, &entry.value) {
+        match value::plain(key, &entry.value) {
             Ok(value) => Some((entry, Value::Plain(value))),
             Err(problem) => {
                 self.wrong(key, entry.line, problem);
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
         if text.is_empty() {
             return None;
         }
-        let flag = flag(&text);
+        let flag = value::flag(&text);
         if flag.is_none() {
             self.wrong(key, entry.line, "is no flag; write true or false, or leave it empty");
         }
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
         if text.is_empty() {
             return None;
         }
-        let mode = run_mode(&text);
+        let mode = value::run_mode(&text);
         if mode.is_none() {
             self.wrong(Key::RunMode, entry.line, "is no run mode; write run_with_defaults or confirm_run");
         }
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
         if !entry.value.starts_with('"') {
             return Some(entry.value.clone());
         }
-        let text = super::value::unquote(&entry.value);
+        let text = value::unquote(&entry.value);
         if text.is_none() {
             self.wrong(
                 key,

@@ -18,7 +18,7 @@ pub fn reply(cards: &[(&str, &str)], concurrency: Option<Integer>, lang: Lang) -
         1 => words.intro_one.to_owned(),
         count => fill(words.intro, &[&count.to_string()]),
     };
-    let mut text = format!("> {intro} {}\n> {}\n\n", words.how_to_edit, words.how_to_submit);
+    let mut text = format!("> {intro}\n> {}\n> {}\n\n", words.how_to_edit, words.how_to_submit);
     if let Some(concurrency) = concurrency {
         let value = match concurrency {
             Integer::Value(value) => value.to_string(),

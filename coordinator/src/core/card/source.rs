@@ -69,7 +69,7 @@ impl<'a> Sources<'a> {
         if !spec.is_empty() {
             let origin = if !self.own(key).is_empty() {
                 Origin::You
-            } else if self.from_card(key) == spec {
+            } else if self.card_value(key) == spec {
                 Origin::Card
             } else {
                 Origin::Catalogue
@@ -145,7 +145,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn from_card(&self, key: Key) -> &str {
+    fn card_value(&self, key: Key) -> &str {
         if key == Key::Prompt { &self.card.prompt } else { tuning(&self.card.tuning, key) }
     }
 }

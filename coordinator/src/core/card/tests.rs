@@ -4,10 +4,13 @@ mod edits;
 mod errors;
 mod round_trip;
 
+use super::compose::SINGLE;
+use super::source::Sources;
 use super::*;
 use crate::core::admission::Approvals;
+use crate::core::contract::{FieldKind, InputField};
 use crate::core::payload::{self, Defaults, Payload};
-use crate::core::plan;
+use crate::core::plan::{self, RunMode};
 use crate::core::policy::{Policy, SystemLimits};
 
 const LANGS: [Lang; 2] = [Lang::En, Lang::Zh];
@@ -102,7 +105,7 @@ fn a_card_says_what_will_be_used_and_where_it_comes_from() {
     for line in [
         "model: bpro-t2i",
         "name: 通用图片B.Pro (the publisher calls it Picture B Pro)",
-        "price: unknown, the publisher states none",
+        "price: unknown",
         "prompt: a lighthouse",
         "field: 提示词, text, required; from you",
         "aspect_ratio: 1:1",
@@ -189,10 +192,10 @@ fn slots_for_own_media_are_counted() {
     };
     let app = Contract { fields: vec![slot("1:Load.image"), slot("2:Load.image")], ..Contract::default() };
     let none = card(r#"{"model": "44306"}"#, Ok(&app), Lang::En);
-    has(&none, "missing: 2 slots for your own media, and 0 are given");
+    has(&none, "missing: slots for your own media, 2; given, 0");
     has(&none, "image:");
     let one = card(r#"{"model": "44306", "video": "v.mp4"}"#, Ok(&app), Lang::En);
-    has(&one, "missing: 2 slots for your own media, and 1 are given");
+    has(&one, "missing: slots for your own media, 2; given, 1");
     let both = r#"{"model": "44306", "image": "a.png", "param": "2:Load.image=b.png"}"#;
     has_not(&card(both, Ok(&app), Lang::En), "missing");
 }
@@ -252,8 +255,12 @@ fn a_card_sent_back_whole_as_card_input_changes_nothing_that_was_given() {
         let payload = tasks(&format!("[{task}]"));
         let before = specs(&payload).remove(0);
         let defaults = Catalog::builtin();
+        // Options that are run words themselves say nothing about the run.
+        let mut contract = contract();
+        contract.fields[1].options.insert(0, "auto".into());
+        contract.fields[1].preset = "默认".into();
         for lang in LANGS {
-            for contract in [Ok(&contract()), Err(&Unavailable::Malformed)] {
+            for contract in [Ok(&contract), Err(&Unavailable::Malformed)] {
                 let mut again = payload.clone();
                 again.tasks[0].card_input = cards(&payload, contract, lang).remove(0);
                 let after = specs(&again).remove(0);

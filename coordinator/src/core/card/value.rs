@@ -7,6 +7,10 @@ use std::fmt::Write as _;
 
 use super::keys::Key;
 use crate::core::card_input::grammar::{self, Seed};
+use crate::core::run_mode::RunMode;
+
+/// How a flag that is on is written, in every language.
+pub(super) const TRUE: &str = "true";
 
 /// What a value means that is not quoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,24 @@ pub(super) fn plain(key: Key, value: &str) -> Result<Plain<'_>, &'static str> {
         }
         _ => Plain::Text(value),
     })
+}
+
+/// A flag as a person writes it.
+pub(super) fn flag(text: &str) -> Option<bool> {
+    let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is(&[TRUE, "yes", "on", "1", "是"]) {
+        Some(true)
+    } else if is(&["false", "no", "off", "0", "否"]) {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// A run mode as a person writes it: its word in a status, in any letter case, `-` or a space for `_`.
+pub(super) fn run_mode(text: &str) -> Option<RunMode> {
+    let word = text.to_ascii_lowercase().replace(['-', ' '], "_");
+    [RunMode::RunWithDefaults, RunMode::ConfirmRun].into_iter().find(|mode| mode.as_str() == word)
 }
 
 /// A value as it stands on a card. Reading that back gives exactly the value.

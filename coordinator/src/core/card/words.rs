@@ -31,6 +31,7 @@ table! {
     colon: ": ", "：";
     comma: ", ", "，";
     semicolon: "; ", "；";
+    between: ", ", "、";
 
     intro: "{0} cards, one for each task. Nothing has run yet and nothing was stored.",
         "共 {0} 张卡片，每个任务一张。尚未运行，也未保存。";
@@ -42,7 +43,7 @@ table! {
     how_to_submit: "Lines that begin with > are not read. To run it, use muster submit --cards FILE",
         "以 > 开头的行不会被读取。确认后运行 muster submit --cards 文件";
 
-    price_unknown: "unknown, the publisher states none", "未知，发布方没有给出";
+    price_unknown: "unknown", "未知";
     named_by_publisher: "{0} (the publisher calls it {1})", "{0}（发布方称为 {1}）";
 
     text: "text", "文本";
@@ -88,11 +89,12 @@ table! {
     no_such_field: "the model has no such field; the API may ignore it or refuse it",
         "模型没有这个字段；接口可能忽略，也可能拒绝";
     missing: "required, and none is given", "必填，但没有给出";
-    missing_slots: "{0} slots for your own media, and {1} are given",
-        "有 {0} 个自有素材的位置，只给出 {1} 个";
+    missing_slots: "slots for your own media, {0}; given, {1}", "自有素材的位置共 {0} 个，已给出 {1} 个";
     fields_left_out: "and {0} more fields that are not shown", "另有 {0} 个字段未显示";
 
     no_contract: "not known, {0}; only what the task itself says is shown", "未知，{0}；只显示任务本身的内容";
+    no_inputs: "without any inputs; only what the task itself says is shown",
+        "没有任何字段；只显示任务本身的内容";
     no_source: "as the model is neither in the catalogue nor vendor/endpoint nor the number of an app",
         "模型不在目录中，也不是 vendor/endpoint 或应用编号";
     timeout: "as there was no answer within {0} s", "{0} 秒内没有应答";

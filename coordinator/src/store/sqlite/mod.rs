@@ -94,7 +94,8 @@ impl Store for SqliteStore {
     }
 
     fn load_workers(&mut self) -> Result<Vec<WorkerRow>, Error> {
-        let sql = "SELECT instance, name, boot_id, slots, draining, set_aside FROM workers ORDER BY instance";
+        let sql = "SELECT instance, name, boot_id, connection, slots, draining, set_aside FROM workers \
+                   ORDER BY instance";
         collect(&mut self.connection.prepare_cached(sql)?, [], rows::worker)
     }
 

@@ -132,14 +132,15 @@ pub(super) fn request(row: &Row<'_>) -> Result<RequestRecord, Error> {
     })
 }
 
-/// Columns `instance, name, boot_id, slots, draining, set_aside`.
+/// Columns `instance, name, boot_id, connection, slots, draining, set_aside`.
 pub(super) fn worker(row: &Row<'_>) -> Result<WorkerRow, Error> {
     Ok(WorkerRow {
         worker: WorkerRef { instance: InstanceId(row.get(0)?), name: row.get(1)? },
         boot_id: row.get(2)?,
-        slots: row.get(3)?,
-        draining: row.get(4)?,
-        set_aside: row.get(5)?,
+        connection: row.get::<_, i64>(3)?.cast_unsigned(),
+        slots: row.get(4)?,
+        draining: row.get(5)?,
+        set_aside: row.get(6)?,
     })
 }
 

@@ -20,7 +20,7 @@ const LOCK: &str = "coordinator.lock";
 /// "must" in ASCII: tells our files from other programs' databases.
 const APPLICATION_ID: i64 = 0x6d75_7374;
 /// The schema that this program writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Earlier releases can lose commits when a checkpoint meets a write ("WAL-reset bug").
 const OLDEST_LIBRARY: i32 = 3_051_003;
 
@@ -126,9 +126,13 @@ CREATE TABLE workers (
     boot_id TEXT NOT NULL,
     slots INTEGER NOT NULL,
     draining INTEGER NOT NULL,
-    set_aside TEXT
+    set_aside TEXT,
+    connection INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 ";
+
+/// What makes a schema out of the one before it: the first entry makes version 2 of version 1.
+const STEPS: [&str; 1] = ["ALTER TABLE workers ADD COLUMN connection INTEGER NOT NULL DEFAULT 0"];
 
 /// The data folder, held against every other coordinator for as long as this lives.
 pub(super) struct Folder {
@@ -182,15 +186,16 @@ impl Folder {
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         // Before anything is written: a newer or a foreign file is left as it is.
-        let fresh = check_version(&connection, &self.database)?;
+        let found = check_version(&connection, &self.database)?;
         set(&connection, "journal_mode", "wal", "wal".to_owned())?;
         set(&connection, "synchronous", "full", 2)?;
         set(&connection, "secure_delete", "on", 1)?;
         set(&connection, "journal_size_limit", WAL_LIMIT, WAL_LIMIT)?;
         set(&connection, "wal_autocheckpoint", AUTOCHECKPOINT_PAGES, AUTOCHECKPOINT_PAGES)?;
         harden(&connection)?;
-        if fresh {
-            create(&mut connection)?;
+        match found {
+            None => create(&mut connection)?,
+            Some(version) => upgrade(&mut connection, version)?,
         }
         let life = connection
             .query_row("SELECT life_id FROM meta", [], |row| row.get::<_, i64>(0))
@@ -247,14 +252,14 @@ fn check_library(number: i32, name: &str) -> Result<(), Error> {
     if number < OLDEST_LIBRARY { Err(Error::OldLibrary(name.to_owned())) } else { Ok(()) }
 }
 
-/// Whether the database is empty and ours to make.
-fn check_version(connection: &Connection, path: &Path) -> Result<bool, Error> {
+/// The version of its schema; `None` where the database is empty and ours to make.
+fn check_version(connection: &Connection, path: &Path) -> Result<Option<i64>, Error> {
     let ask = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let (application, found) = (ask("application_id")?, ask("user_version")?);
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application, found) {
-        (0, 0) if tables == 0 => Ok(true),
-        (APPLICATION_ID, VERSION) => Ok(false),
+        (0, 0) if tables == 0 => Ok(None),
+        (APPLICATION_ID, found @ 1..=VERSION) => Ok(Some(found)),
         (APPLICATION_ID, found) if found > VERSION => Err(Error::TooNew { found, known: VERSION }),
         _ => Err(Error::Corrupt(format!("{} is not a database of muster-coordinator", path.display()))),
     }
@@ -297,6 +302,22 @@ fn create(connection: &mut Connection) -> Result<(), Error> {
     Ok(transaction.commit()?)
 }
 
+/// All or nothing, as `create` is. Readers are opened afterwards.
+fn upgrade(connection: &mut Connection, found: i64) -> Result<(), Error> {
+    // One is the first version, so that there are as many steps behind us.
+    let steps = STEPS.get(usize::try_from(found - 1).unwrap_or(STEPS.len())..).unwrap_or_default();
+    if steps.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(from = found, to = VERSION, "the data is brought to a newer schema");
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    Ok(transaction.commit()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +340,7 @@ mod tests {
         drop(raw);
         let before = fs::read(&database).unwrap();
         let error = Folder::lock(dir.path()).unwrap().writer().unwrap_err();
-        assert!(matches!(error, Error::TooNew { found: 2, known: 1 }), "{error}");
+        assert!(matches!(error, Error::TooNew { found: 3, known: 2 }), "{error}");
         assert_eq!(fs::read(&database).unwrap(), before);
 
         let dir = tempfile::tempdir().unwrap();
@@ -329,6 +350,33 @@ mod tests {
             .unwrap();
         let error = Folder::lock(dir.path()).unwrap().writer().unwrap_err();
         assert!(matches!(error, Error::Corrupt(_)) && error.to_string().contains(DATABASE), "{error}");
+    }
+
+    #[test]
+    fn data_of_the_version_before_is_kept_and_brought_up_to_date() {
+        let columns = |connection: &Connection| -> Vec<String> {
+            let mut statement = connection.prepare("SELECT name FROM pragma_table_info('workers')").unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (writer, life) = Folder::lock(dir.path()).unwrap().writer().unwrap();
+        let fresh = columns(&writer);
+        writer
+            .execute_batch(
+                "INSERT INTO workers (instance, name, boot_id, slots, draining) VALUES ('i', 'w', 'b', 1, 0);
+                 ALTER TABLE workers DROP COLUMN connection;
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        drop(writer);
+        for _ in 0..2 {
+            let (writer, same) = Folder::lock(dir.path()).unwrap().writer().unwrap();
+            assert_eq!((same, columns(&writer)), (life, fresh.clone()));
+            let kept: (String, i64) = writer
+                .query_row("SELECT name, connection FROM workers", [], |r| Ok((r.get(0)?, r.get(1)?)))
+                .unwrap();
+            assert_eq!(kept, ("w".to_owned(), 0));
+        }
     }
 
     #[test]

@@ -181,12 +181,13 @@ fn request(connection: &Connection, record: &RequestRecord) -> Result<(), Error>
 }
 
 fn worker(connection: &Connection, row: &WorkerRow) -> Result<(), Error> {
-    let sql = "INSERT OR REPLACE INTO workers (instance, name, boot_id, slots, draining, set_aside) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT OR REPLACE INTO workers (instance, name, boot_id, connection, slots, draining, set_aside) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     connection.prepare_cached(sql)?.execute(params![
         row.worker.instance.0,
         row.worker.name,
         row.boot_id,
+        row.connection.cast_signed(),
         row.slots,
         row.draining,
         row.set_aside,

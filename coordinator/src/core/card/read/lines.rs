@@ -121,7 +121,6 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, number: usize, name: &str) {
-        self.card(number);
         self.open = Open::Unknown;
         let nearest = nearest_of(name, keys::field_names()).unwrap_or_default();
         let name = shown(name, MAX_KEY_BYTES);
@@ -189,13 +188,11 @@ fn is_fence(line: &str) -> bool {
     line.starts_with("```") || line.starts_with("~~~")
 }
 
-/// The value of `**key:** value`, where the emphasis ends behind the colon.
+/// The value of `**key:** value` and of `**key: value**`, where the emphasis ends behind the colon.
 fn inner<'a>(key: &str, value: &'a str) -> &'a str {
     const MARK: &str = "**";
-    if key.matches(MARK).count() == 1
-        && let Some(rest) = value.strip_prefix(MARK)
-    {
-        return rest.trim_start();
+    if key.matches(MARK).count() != 1 {
+        return value;
     }
-    value
+    value.strip_prefix(MARK).or_else(|| value.strip_suffix(MARK)).unwrap_or(value).trim()
 }

@@ -28,6 +28,7 @@ fn an_error_names_card_line_and_way_out() {
         ("model: a\nprompt: \"x\"\ny", "cards[1].prompt", 2, "JSON string"),
         ("model: a\nimage: a\nimage: \"\\u0000\"", "cards[1].image", 3, "NUL"),
         ("model: a\nprice: 1\ntext", "cards[1]", 3, "belongs to no field"),
+        ("Here it is: yours\n## 1\nmodel: a\n", "cards[1].hereitis", 1, "Begin the line with >"),
         ("## 1\nmodel: a\nconcurrency: 2", "cards[1].concurrency", 3, "before the first heading"),
     ] {
         let violations = wrong(text);

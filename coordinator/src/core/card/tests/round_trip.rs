@@ -228,7 +228,7 @@ fn the_worst_contract_stays_within_the_bound() {
         preset: long(),
         options: vec![long(); 300],
         options_left_out: usize::MAX,
-        required: number % 2 == 0,
+        required: number.is_multiple_of(2),
         min: long(),
         max: long(),
     };
