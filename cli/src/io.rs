@@ -3,6 +3,7 @@
 //! Writes block; commands that must not be held up by a slow terminal print from a thread of their own.
 
 use std::{
+    ffi::OsString,
     io::{IsTerminal, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -17,14 +18,41 @@ pub struct Io {
     out: Sink,
     err: Sink,
     out_is_terminal: bool,
+    surroundings: Surroundings,
     interrupt_hint: Arc<Mutex<Option<String>>>,
+}
+
+/// What else a command finds around it. Nothing of it by default: a command in a test asks nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Standard input and standard error are both terminals, so that somebody can be asked.
+    pub can_ask: bool,
+    /// Talk may be coloured, and drawn with more than ASCII.
+    pub talk_in_colour: bool,
+    /// The words that the program was started with, its own name first.
+    pub command_line: Arc<[OsString]>,
+}
+
+impl Surroundings {
+    /// The process's own.
+    fn of_process() -> Self {
+        let err_is_terminal = std::io::stderr().is_terminal();
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
+        Self {
+            can_ask: err_is_terminal && std::io::stdin().is_terminal(),
+            talk_in_colour: err_is_terminal && !plain,
+            command_line: std::env::args_os().collect(),
+        }
+    }
 }
 
 impl Io {
     /// The process's own streams.
     pub fn standard() -> Self {
         let out_is_terminal = std::io::stdout().is_terminal();
-        Self::new(Box::new(std::io::stdout()), Box::new(std::io::stderr()), out_is_terminal)
+        let io = Self::new(Box::new(std::io::stdout()), Box::new(std::io::stderr()), out_is_terminal);
+        io.with_surroundings(Surroundings::of_process())
     }
 
     /// Any two writers.
@@ -33,8 +61,21 @@ impl Io {
             out: Arc::new(Mutex::new(out)),
             err: Arc::new(Mutex::new(err)),
             out_is_terminal,
+            surroundings: Surroundings::default(),
             interrupt_hint: Arc::default(),
         }
+    }
+
+    /// The same streams with something around them.
+    #[must_use]
+    pub fn with_surroundings(mut self, surroundings: Surroundings) -> Self {
+        self.surroundings = surroundings;
+        self
+    }
+
+    /// What is around the streams.
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     /// Whether data goes to a terminal, which decides about colour and raw bytes.
@@ -57,6 +98,12 @@ impl Io {
     pub fn say(&self, text: &str) {
         let mut err = lock(&self.err);
         let _ = writeln!(err, "{text}").and_then(|()| err.flush());
+    }
+
+    /// Says something that the user's answer is to follow on the same line.
+    pub fn prompt(&self, text: &str) {
+        let mut err = lock(&self.err);
+        let _ = write!(err, "{text}").and_then(|()| err.flush());
     }
 
     /// What to say if the user interrupts the command from now on; `None` for nothing.

@@ -4,18 +4,21 @@
 //! Data goes to standard output, talk to standard error. `muster run` is the exception that brings its own
 //! coordinator and worker, both started and ended inside this process.
 
+pub mod approval;
 pub mod args;
 pub mod backoff;
 pub mod client;
 pub mod commands;
 pub mod error;
 pub mod follow;
+pub mod input;
 pub mod io;
 pub mod key;
 pub mod output;
 pub mod payload;
 pub mod progress;
 pub mod sanitize;
+pub mod shell;
 pub mod tail;
 
 use std::process::ExitCode;

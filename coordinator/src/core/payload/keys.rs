@@ -1,7 +1,7 @@
 //! The keys of a task, and the one that a misspelt key most likely meant.
 
 /// Every key that a task may have.
-pub(super) const TASK_KEYS: [&str; 25] = [
+pub const TASK_KEYS: [&str; 25] = [
     "prompt",
     "task",
     "model",
@@ -34,7 +34,7 @@ const MAX_COMPARED: usize = 24;
 
 /// The known key with the fewest edits from `key` (insert, delete, replace, swap of neighbours); letter case
 /// and `-` for `_` cost nothing. Of several the first.
-pub(super) fn nearest(key: &str) -> &'static str {
+pub fn nearest(key: &str) -> &'static str {
     let written: Vec<char> = key
         .chars()
         .take(MAX_COMPARED)
