@@ -76,7 +76,11 @@ pub fn value(document: &Document, part: Range<usize>) -> Result<Range<usize>, Sy
             // A part begins where a line does, or is on one line.
             let first_byte =
                 if error.line() == 1 { part.start - document.line_start(lines_before + 1) } else { 0 };
-            let offset = document.offset(lines_before + error.line(), first_byte + error.column());
+            let offset = if error.is_eof() {
+                part.start + text.trim_end().len()
+            } else {
+                document.offset(lines_before + error.line(), first_byte + error.column()).min(part.end)
+            };
             Err(SyntaxError {
                 offset: offset.min(part.end),
                 message: explain(&error, text, offset - part.start),
@@ -107,9 +111,10 @@ fn explain(error: &serde_json::Error, text: &str, offset: usize) -> String {
     let said = error.to_string();
     let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
     let (before, at) = text.split_at_checked(offset).unwrap_or_default();
-    let hint = if error.is_eof() {
-        "; the text ends too early: is a bracket or a quote missing?"
-    } else if at.starts_with('\'') {
+    if error.is_eof() {
+        return "no JSON: it ends too early; is a bracket or a quote missing?".to_owned();
+    }
+    let hint = if at.starts_with('\'') {
         "; texts stand in double quotes in JSON"
     } else if at.starts_with(['#', '/']) {
         "; JSON has no comments"

@@ -134,7 +134,7 @@ impl SourceArgs {
                     .to_owned(),
             )),
             (Some((second, _)), Some((first, _))) => {
-                Err(Error::Usage(format!("give the batch in one way; {first} and {second} are two")))
+                Err(Error::Usage(format!("give the batch in one way, not as both {first} and {second}")))
             }
             (Some((_, Some(source))), None) => Ok(source),
             (Some((_, None)), None) if prompts => words::prompts(&self.prompt).map(Source::Prompts),

@@ -107,8 +107,23 @@ mod tests {
                 .map(|(field, what)| Problem::of_violation(&FieldViolation::new(field, what), &origin))
                 .collect();
         let text = report(&problems, &origin, Style::Plain);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r##"
+        batch.json:3:3: tasks[2].promt: unknown key; did you mean prompt?
+           ,----
+         2 |  "a",
+         3 |  {"promt": 1, "seed": []}
+           :   ^^^^^^^
+         4 | ]
+           `----
+        batch.json:3:23: tasks[2].seed: is odd␛[2J␊
+           ,----
+         2 |  "a",
+         3 |  {"promt": 1, "seed": []}
+           :                       ^^
+         4 | ]
+           `----
+        "##);
         let many = vec![problems[0].clone(); 20];
-        assert_eq!(report(&many, &origin, Style::Plain).matches("^^^").count(), MAX_SNIPPETS);
+        assert_eq!(report(&many, &origin, Style::Plain).matches("`----").count(), MAX_SNIPPETS);
     }
 }

@@ -147,7 +147,14 @@ mod tests {
     fn the_place_is_underlined_between_its_neighbours_in_ascii() {
         let text = "[\n  \"one\",\n  {\"promt\": \"猫\"},\n  \"three\"\n]\n";
         let at = text.find("\"promt\"").unwrap();
-        insta::assert_snapshot!(plain(text, at..at + 7), @"");
+        insta::assert_snapshot!(plain(text, at..at + 7), @r##"
+          ,----
+        2 |   "one",
+        3 |   {"promt": "猫"},
+          :    ^^^^^^^
+        4 |   "three"
+          `----
+        "##);
     }
 
     #[test]

@@ -117,17 +117,94 @@ fn what_is_wrong_is_named_by_line_column_and_key() {
     let json =
         "[\n  \"a\",\n  {\"seed\": 1, \"promt\": \"b\"},\n  {\"image\": [\"x\", {}], \"sync\": \"yes\"}\n]";
     let text = refused(&words(&[&folder.file("batch.json", json)]));
-    insta::assert_snapshot!(without_folder(&text, &folder), @"");
+    insta::assert_snapshot!(without_folder(&text, &folder), @r##"
+    error: the batch has 3 problems; nothing was sent
+    batch.json:3:15: tasks[2].promt: unknown key; did you mean prompt?
+       ,----
+     2 |   "a",
+     3 |   {"seed": 1, "promt": "b"},
+       :               ^^^^^^^
+     4 |   {"image": ["x", {}], "sync": "yes"}
+       `----
+    batch.json:4:19: tasks[3].image[2]: is neither a string nor a number; send one, or leave it out
+       ,----
+     3 |   {"seed": 1, "promt": "b"},
+     4 |   {"image": ["x", {}], "sync": "yes"}
+       :                   ^^
+     5 | ]
+       `----
+    batch.json:4:32: tasks[3].sync: is no flag; send true or false, or leave it out
+       ,----
+     3 |   {"seed": 1, "promt": "b"},
+     4 |   {"image": ["x", {}], "sync": "yes"}
+       :                                ^^^^^
+     5 | ]
+       `----
+    "##);
     let text = refused(&words(&[&folder.file("batch.json", "[\n  \"a\",\n]")]));
-    insta::assert_snapshot!(without_folder(&text, &folder), @"");
+    insta::assert_snapshot!(without_folder(&text, &folder), @r##"
+    error: the batch cannot be used as it is; nothing was sent
+    batch.json:3:1: no JSON: expected value; remove the comma before this
+       ,----
+     2 |   "a",
+     3 | ]
+       : ^
+       `----
+    "##);
     let text = refused(&from_jsonl(folder.file("tasks.jsonl", "\"a\"\n\n{\"modle\": \"m\"}\n7\n")));
-    insta::assert_snapshot!(without_folder(&text, &folder), @"");
+    insta::assert_snapshot!(without_folder(&text, &folder), @r##"
+    error: the batch has 2 problems; nothing was sent
+    tasks.jsonl:3:2: tasks[2].modle: unknown key; did you mean model?
+       ,----
+     2 |
+     3 | {"modle": "m"}
+       :  ^^^^^^^
+     4 | 7
+       `----
+    tasks.jsonl:4:1: tasks[3]: is neither a string nor an object; send a prompt or an object of fields
+       ,----
+     3 | {"modle": "m"}
+     4 | 7
+       : ^
+       `----
+    "##);
     let text = refused(&from_jsonl(folder.file("tasks.jsonl", "\"a\"\n{\"prompt\": \"m\"\nb\n")));
-    insta::assert_snapshot!(without_folder(&text, &folder), @"");
+    insta::assert_snapshot!(without_folder(&text, &folder), @r##"
+    error: the batch has 2 problems; nothing was sent
+    tasks.jsonl:2:15: tasks[2]: no JSON: it ends too early; is a bracket or a quote missing?
+       ,----
+     1 | "a"
+     2 | {"prompt": "m"
+       :               ^
+     3 | b
+       `----
+    tasks.jsonl:3:1: tasks[3]: no JSON: expected value
+       ,----
+     2 | {"prompt": "m"
+     3 | b
+       : ^
+       `----
+    "##);
     let text = refused(&from_csv(folder.file("tasks.csv", "prompt,sync\na,true\nb,1\n")));
-    insta::assert_snapshot!(without_folder(&text, &folder), @"");
+    insta::assert_snapshot!(without_folder(&text, &folder), @r##"
+    error: the batch cannot be used as it is; nothing was sent
+    tasks.csv:3:3: tasks[2].sync: is no flag; send true or false, or leave it out
+       ,----
+     2 | a,true
+     3 | b,1
+       :   ^
+       `----
+    "##);
     let text = refused(&each_line(folder.file("prompts.txt", "a\n\nb\0\n")));
-    insta::assert_snapshot!(without_folder(&text, &folder), @"");
+    insta::assert_snapshot!(without_folder(&text, &folder), @r##"
+    error: the batch cannot be used as it is; nothing was sent
+    prompts.txt:3:1: tasks[2].prompt: has a NUL character, which no argument can hold; remove it
+       ,----
+     2 |
+     3 | b␀
+       : ^^
+       `----
+    "##);
 }
 
 #[test]
