@@ -21,7 +21,7 @@ use crate::{
 
 /// Tasks that are shown; of the others how many there are.
 const MAX_TASKS_SHOWN: usize = 10;
-/// Characters of a label or a model that are shown.
+/// Characters of a label, a model or a prompt that are shown.
 const MAX_WORD: usize = 60;
 /// The most that is read as an answer.
 const MAX_ANSWER_BYTES: u64 = 1024;
@@ -158,7 +158,7 @@ impl<'a> Approvals<'a> {
 
     async fn answer(&mut self) -> Result<bool, Error> {
         let io = &self.client.context().io;
-        let reading = tokio::task::spawn_blocking(|| is_yes(std::io::stdin().lock()));
+        let reading = tokio::task::spawn_blocking(|| line(std::io::stdin().lock()));
         let interrupted = async {
             match &mut self.interrupts {
                 Some(interrupts) => interrupts.recv().await,
@@ -166,9 +166,15 @@ impl<'a> Approvals<'a> {
             }
         };
         tokio::select! {
-            answer = reading => Ok(answer.unwrap_or_default()),
+            line = reading => match line.ok().flatten() {
+                Some(line) => Ok(is_yes(&line)),
+                None => {
+                    // The question's line is still open.
+                    io.prompt("\n");
+                    Ok(false)
+                }
+            },
             Some(()) = interrupted => {
-                // The question's line is still open.
                 io.prompt("\n");
                 Err(Error::Interrupted)
             }
@@ -180,9 +186,11 @@ impl<'a> Approvals<'a> {
 fn plan(batch: &Batch) -> Vec<String> {
     let mut lines = vec![headline_of(batch)];
     let shown: Vec<_> = batch.tasks.iter().take(MAX_TASKS_SHOWN).collect();
-    let labels: Vec<String> = shown.iter().map(|task| shorten(&task.label)).collect();
-    for (task, label) in shown.iter().zip(&labels) {
-        lines.push(format!("  {}. {label} ({})", task.index, shorten(&task.model)));
+    for task in &shown {
+        let prompt =
+            if task.prompt.is_empty() { String::new() } else { format!(": {}", shorten(&task.prompt)) };
+        let (label, model) = (shorten(&task.label), shorten(&task.model));
+        lines.push(format!("  {}. {label} ({model}){prompt}", task.index));
     }
     let more = usize::try_from(batch.task_count).unwrap_or_default().saturating_sub(shown.len());
     if more > 0 {
@@ -207,15 +215,16 @@ fn shorten(text: &str) -> String {
     short
 }
 
-/// Whether the next line says yes. No line, and anything else, says no.
-fn is_yes(input: impl BufRead) -> bool {
+/// The next line without its end; `None` where it does not end: nobody sent it off.
+fn line(input: impl BufRead) -> Option<Vec<u8>> {
     let mut line = Vec::new();
-    if input.take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line).is_err() {
-        return false;
-    }
-    // A line that is not complete was not sent off by anybody.
-    let Some(line) = line.strip_suffix(b"\n") else { return false };
-    let word = line.trim_ascii();
+    input.take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line).ok()?;
+    (line.pop() == Some(b'\n')).then_some(line)
+}
+
+/// Whether an answer is a yes; anything else is a no.
+fn is_yes(answer: &[u8]) -> bool {
+    let word = answer.trim_ascii();
     word.eq_ignore_ascii_case(b"y") || word.eq_ignore_ascii_case(b"yes")
 }
 
@@ -225,16 +234,20 @@ mod tests {
 
     use super::*;
 
+    fn says_yes(input: &str) -> bool {
+        line(input.as_bytes()).is_some_and(|line| is_yes(&line))
+    }
+
     #[test]
     fn only_a_whole_line_that_says_yes_is_a_yes() {
         for yes in ["y\n", "Y\r\n", " yes \n", "y\nn\n"] {
-            assert!(is_yes(yes.as_bytes()), "{yes:?}");
+            assert!(says_yes(yes), "{yes:?}");
         }
         for no in ["", "y", "\n", "n\n", "yy\n", "yes please\n", "\u{feff}y\n", "ok\n"] {
-            assert!(!is_yes(no.as_bytes()), "{no:?}");
+            assert!(!says_yes(no), "{no:?}");
         }
         let long = format!("{}y\n", " ".repeat(5000));
-        assert!(!is_yes(long.as_bytes()));
+        assert!(!says_yes(&long));
     }
 
     #[test]
@@ -243,6 +256,7 @@ mod tests {
             index,
             label: format!("\u{1b}[2JTask {index}{}", "x".repeat(100)),
             model: "m\n".to_owned(),
+            prompt: "猫".repeat(5000),
             ..Task::default()
         };
         let batch = Batch {
@@ -255,6 +269,6 @@ mod tests {
         assert_eq!(lines.len(), 12);
         assert_eq!(lines[0], "this would run: batch: 2000 tasks, at most 3 at once");
         assert_eq!(lines[11], "  and 1990 more");
-        assert!(lines.iter().all(|line| !line.contains(char::is_control) && line.chars().count() < 80));
+        assert!(lines.iter().all(|line| !line.contains(char::is_control) && line.chars().count() < 160));
     }
 }

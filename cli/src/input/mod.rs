@@ -15,7 +15,7 @@ pub mod words;
 
 use std::ops::Range;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use muster_coordinator::core::payload::{Defaults, TASK_KEYS, parse_batch_json};
 
 use crate::error::Error;
@@ -29,27 +29,30 @@ use words::Words;
 /// The largest payload that is read, and the largest that is sent.
 pub const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 
+/// Problems that are reported at once.
+const MAX_PROBLEMS: usize = 20;
+
 /// Where the batch is.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceArgs {
     /// File with the batch as JSON (an array of tasks, or an object with tasks and concurrency), - for standard
     /// input; or prompts, each a task
-    #[arg(value_name = "FILE|PROMPT")]
+    #[arg(value_name = "FILE|PROMPT", value_hint = ValueHint::FilePath)]
     pub words: Vec<String>,
     /// A prompt, which is a task; may be repeated
     #[arg(long, env = "MUSTER_PROMPT", value_name = "TEXT")]
     pub prompt: Vec<String>,
     /// File with the batch as cards, as `muster prefill` printed them, edited or not; - for standard input
-    #[arg(long, env = "MUSTER_CARDS", value_name = "FILE")]
+    #[arg(long, env = "MUSTER_CARDS", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub cards: Option<String>,
     /// File with a prompt a line; blank lines are skipped; - for standard input
-    #[arg(long, env = "MUSTER_EACH_LINE", value_name = "FILE")]
+    #[arg(long, env = "MUSTER_EACH_LINE", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub each_line: Option<String>,
     /// File with a task as JSON a line (a text or an object); - for standard input
-    #[arg(long, env = "MUSTER_FROM_JSONL", value_name = "FILE")]
+    #[arg(long, env = "MUSTER_FROM_JSONL", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub from_jsonl: Option<String>,
     /// File with comma-separated values: keys of tasks in the first row, a task a row; - for standard input
-    #[arg(long, env = "MUSTER_FROM_CSV", value_name = "FILE")]
+    #[arg(long, env = "MUSTER_FROM_CSV", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub from_csv: Option<String>,
 }
 
@@ -253,9 +256,6 @@ fn csv(document: Document, defaults: &Defaults, style: Style) -> Result<Input, E
         Err(problems) => Err(refused(&problems, &Origin::Table(document, table::Grid::default()), style)),
     }
 }
-
-/// Problems that are reported at once.
-const MAX_PROBLEMS: usize = 20;
 
 /// The lines with something on them, without their ends.
 fn filled_lines(document: &Document) -> Vec<Range<usize>> {

@@ -15,9 +15,10 @@ use crate::sanitize::one_line;
 
 /// Lines shown before and after the one in question.
 const CONTEXT_LINES: usize = 1;
-/// Characters of a line that are shown before the place, and after it.
-const CHARACTERS_BEFORE: usize = 40;
-const CHARACTERS_AFTER: usize = 60;
+/// Characters of a line that are shown.
+const MAX_CHARACTERS: usize = 66;
+/// Of these, how many stand before a place that is too far to the right to be shown otherwise.
+const CHARACTERS_BEFORE: usize = 26;
 /// What stands where a line was cut.
 const CUT: &str = "...";
 
@@ -72,22 +73,25 @@ impl Excerpt {
         let lines_before = position.line.saturating_sub(CONTEXT_LINES + 1);
         let from = document.line_start(lines_before + 1);
         let shown = document.part(&(from..document.text().len()));
-        let first = position.column.saturating_sub(CHARACTERS_BEFORE + 1);
+        let far = position.column + CHARACTERS_BEFORE > MAX_CHARACTERS;
+        let first = if far { position.column - 1 - CHARACTERS_BEFORE } else { 0 };
+        let end = first + MAX_CHARACTERS;
         let mut text = String::new();
-        let mut start = 0;
+        let mut found = None;
         for (number, line) in (lines_before + 1..).zip(shown.lines().take(2 * CONTEXT_LINES + 1)) {
             if number == position.line {
-                start = text.len() + window(line, first, position.column - 1).len();
+                found = Some(text.len() + window(line, first, position.column - 1).len());
             }
-            text.push_str(&window(line, first, position.column + CHARACTERS_AFTER));
-            if line.chars().nth(position.column + CHARACTERS_AFTER).is_some() {
+            text.push_str(&window(line, first, end));
+            if line.chars().nth(end).is_some() {
                 text.push_str(CUT);
             }
             text.push('\n');
         }
-        // At the end of the text there may be nothing to underline: the sign before it, or a space.
+        let start = found.unwrap_or(text.len());
+        // At the end of a line there is nothing to underline.
         let line_end = text.get(start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |at| start + at);
-        let wanted = one_line(document.part(range).lines().next().unwrap_or_default()).len().max(1);
+        let wanted = safe(document.part(range).lines().next().unwrap_or_default()).len().max(1);
         let length = wanted.min(line_end.saturating_sub(start));
         Self { text, lines_before, span: (start, length).into() }
     }
@@ -97,8 +101,12 @@ impl Excerpt {
 fn window(line: &str, first: usize, end: usize) -> String {
     let cut = if first > 0 { CUT } else { "" };
     let shown: String = line.chars().skip(first).take(end.saturating_sub(first)).collect();
-    // A tab is a column of its own here, so that what is underlined stands below its text.
-    format!("{cut}{}", one_line(&shown.replace('\t', " ")))
+    format!("{cut}{}", safe(&shown))
+}
+
+/// As it is shown: a tab is one column, so that what is underlined stands below its text.
+fn safe(text: &str) -> String {
+    one_line(&text.replace('\t', " "))
 }
 
 impl fmt::Display for Excerpt {
@@ -163,7 +171,7 @@ mod tests {
         let at = text.find("\"here\"").unwrap();
         let drawn = plain(&text, at..at + 6);
         assert!(drawn.contains("\"here\"") && drawn.contains("^^^"), "{drawn}");
-        assert!(drawn.lines().all(|line| line.chars().count() < 130), "{drawn}");
+        assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
     }
 
     #[test]

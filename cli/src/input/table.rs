@@ -8,12 +8,15 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::{
+    MAX_PROBLEMS,
     document::Document,
     is_task_key,
     origin::entry_of,
     problem::{Problem, unknown_key},
 };
 
+/// The most columns that are taken.
+const MAX_COLUMNS: usize = 1024;
 /// Keys whose column may be repeated.
 const LISTS: [&str; 4] = ["image", "audio", "video", "param"];
 
@@ -79,7 +82,14 @@ pub fn read(document: &Document) -> Result<(String, Grid), Vec<Problem>> {
 fn keys(record: &csv::StringRecord, cells: &[Range<usize>]) -> Result<Vec<String>, Vec<Problem>> {
     let keys: Vec<String> = record.iter().map(|key| key.trim().to_owned()).collect();
     let mut problems = Vec::new();
+    if keys.len() > MAX_COLUMNS {
+        let what = format!("there are {} columns; at most {MAX_COLUMNS} are taken", keys.len());
+        return Err(vec![Problem::new("", what, cells.get(MAX_COLUMNS).cloned())]);
+    }
     for (index, key) in keys.iter().enumerate() {
+        if problems.len() >= MAX_PROBLEMS {
+            break;
+        }
         let place = cells.get(index).cloned();
         let field = format!("column {}", index + 1);
         if key.is_empty() {
@@ -210,6 +220,7 @@ mod tests {
             ("prompt,modle\na,b\n", 1, 8, "modle: unknown key; did you mean model?"),
             ("prompt,,seed\na,b,1\n", 1, 8, "no key for this column"),
             ("prompt,prompt\na,b\n", 1, 8, "twice"),
+            (&"image,".repeat(2000), 1, 6145, "at most 1024"),
             ("prompt;seed\na;1\n", 1, 1, "separated by commas"),
             ("prompt,seed\na,1\n\na cat, white,2\n", 4, 14, "double quotes"),
             ("prompt,seed\na\n", 2, 1, "the row has 1 cells and the first row 2"),

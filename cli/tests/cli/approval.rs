@@ -40,7 +40,11 @@ fn too_many_at_once() -> Status {
 
 /// The plan of a batch of twelve.
 fn planned() -> Batch {
-    let task = |index| Task { label: format!("Cat {index}"), ..task(index, TaskStatus::Queued) };
+    let task = |index| Task {
+        label: format!("Cat {index}"),
+        prompt: "a white cat".to_owned(),
+        ..task(index, TaskStatus::Queued)
+    };
     Batch { batch_id: String::new(), tasks: (1..=12).map(task).collect(), ..batch(12, 0, 0) }
 }
 
@@ -140,7 +144,10 @@ fn a_yes_repeats_the_call_with_that_approval_after_what_would_run_was_shown() {
     terminal.wait_for("12 tasks are 7 more than the 5 allowed without approval; approve them? [y/N]");
     let shown = terminal.text();
     assert!(shown.contains("this would run: batch: 12 tasks, at most 2 at once"), "{shown}");
-    assert!(shown.contains("  1. Cat 1 (bpro-t2i)") && shown.contains("  10. Cat 10 (bpro-t2i)"), "{shown}");
+    assert!(
+        shown.contains("  1. Cat 1 (bpro-t2i): a white cat") && shown.contains("  10. Cat 10 (bpro-t2i)"),
+        "{shown}"
+    );
     assert!(!shown.contains("Cat 11") && shown.contains("  and 2 more"), "{shown}");
     assert_eq!(seen(&fake), [(false, false, false), (true, true, true)], "nothing but a look without a yes");
     terminal.type_in("y\n");
@@ -259,6 +266,31 @@ fn off_a_terminal_the_refusal_has_the_command_to_repeat() {
     );
     assert!(said.contains(&command), "{said}");
     assert_eq!(seen(&fake), [(false, false, false), (false, true, false)], "it is never more than refused");
+}
+
+#[test]
+fn a_retry_over_a_limit_is_asked_about_and_has_its_command_too() {
+    let fake = Fake::start();
+    fake.state.retries.lock().unwrap().extend([Err(too_many_at_once()), Ok(batch(1, 0, 0))]);
+    let mut terminal = OnTerminal::start(program(&fake, &["retry", "b1"]));
+    terminal.wait_for("[y/N]");
+    terminal.type_in("y\n");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    fake.state.retries.lock().unwrap().extend([Err(too_many_at_once())]);
+    let (output, said) = run(program(&fake, &["retry", "b1", "--api-key-file", "-"]), "sk-1\n");
+    assert_eq!(output.status.code(), Some(2));
+    let command = "(standard input was read: give the key there again): ";
+    assert!(
+        said.contains(command) && said.contains("retry b1 --api-key-file - --concurrency-approved"),
+        "{said}"
+    );
+    let seen = fake.state.seen_retries.lock().unwrap();
+    assert_eq!(
+        seen.iter().map(|request| request.concurrency_approved).collect::<Vec<_>>(),
+        [false, true, false]
+    );
+    assert_eq!(seen[0].request_id, seen[1].request_id);
 }
 
 #[test]

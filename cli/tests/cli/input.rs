@@ -151,4 +151,13 @@ fn what_the_coordinator_finds_wrong_has_its_place_too() {
     refuse(&[("tasks[2].seed", "is no number")]);
     let (_, said) = muster(&fake, &["submit", "--from-csv", "-"], &[], "prompt,seed\na,1\n\nb,x\n");
     assert!(said.lines().any(|said| said == "<stdin>:4:3: tasks[2].seed: is no number"), "{said}");
+    let figures = [("task_index", "2"), ("slug", "v2-search")];
+    let figures: std::collections::HashMap<_, _> =
+        figures.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let details = ErrorDetails::with_error_info("BATCH_SEARCH_FLOW_NOT_SUPPORTED", "muster.v1", figures);
+    let status = Status::with_error_details(Code::FailedPrecondition, "no search flows", details);
+    fake.state.submits.lock().unwrap().push_back(Err(status));
+    let json = "[\"a\",\n {\"model\": \"v2-search\"}]";
+    let (_, said) = muster(&fake, &["submit", "-"], &[], json);
+    assert!(said.lines().any(|said| said == "<stdin>:2:12: tasks[2].model: a search flow"), "{said}");
 }
