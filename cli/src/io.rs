@@ -3,12 +3,11 @@
 //! Writes block; commands that must not be held up by a slow terminal print from a thread of their own.
 
 use std::{
-    ffi::OsString,
     io::{IsTerminal, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::error::Error;
+use crate::{error::Error, surroundings::Surroundings};
 
 type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
 
@@ -18,41 +17,15 @@ pub struct Io {
     out: Sink,
     err: Sink,
     out_is_terminal: bool,
-    surroundings: Surroundings,
     interrupt_hint: Arc<Mutex<Option<String>>>,
-}
-
-/// What else a command finds around it. Nothing of it by default: a command in a test asks nobody.
-#[derive(Clone, Debug, Default)]
-pub struct Surroundings {
-    /// Standard input and standard error are both terminals, so that somebody can be asked.
-    pub can_ask: bool,
-    /// Talk may be coloured, and drawn with more than ASCII.
-    pub talk_in_colour: bool,
-    /// The words that the program was started with, its own name first.
-    pub command_line: Arc<[OsString]>,
-}
-
-impl Surroundings {
-    /// The process's own.
-    fn of_process() -> Self {
-        let err_is_terminal = std::io::stderr().is_terminal();
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
-        Self {
-            can_ask: err_is_terminal && std::io::stdin().is_terminal(),
-            talk_in_colour: err_is_terminal && !plain,
-            command_line: std::env::args_os().collect(),
-        }
-    }
+    surroundings: Surroundings,
 }
 
 impl Io {
     /// The process's own streams.
     pub fn standard() -> Self {
         let out_is_terminal = std::io::stdout().is_terminal();
-        let io = Self::new(Box::new(std::io::stdout()), Box::new(std::io::stderr()), out_is_terminal);
-        io.with_surroundings(Surroundings::of_process())
+        Self::new(Box::new(std::io::stdout()), Box::new(std::io::stderr()), out_is_terminal)
     }
 
     /// Any two writers.
@@ -61,16 +34,15 @@ impl Io {
             out: Arc::new(Mutex::new(out)),
             err: Arc::new(Mutex::new(err)),
             out_is_terminal,
-            surroundings: Surroundings::default(),
             interrupt_hint: Arc::default(),
+            surroundings: Surroundings::default(),
         }
     }
 
     /// The same streams with something around them.
     #[must_use]
-    pub fn with_surroundings(mut self, surroundings: Surroundings) -> Self {
-        self.surroundings = surroundings;
-        self
+    pub fn with_surroundings(self, surroundings: Surroundings) -> Self {
+        Self { surroundings, ..self }
     }
 
     /// What is around the streams.
