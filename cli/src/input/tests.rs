@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 struct Folder(tempfile::TempDir);
@@ -294,4 +296,67 @@ fn defaults_are_checked_with_the_batch() {
     let defaults = Defaults { model: Some("a\0".to_owned()), ..Defaults::default() };
     let text = words(&["a cat"]).read(&defaults, Style::Plain).unwrap_err().text().unwrap();
     assert!(text.contains("defaults.model: has a NUL"), "{text}");
+}
+
+/// Text that is nearly a batch.
+fn nearly() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        "\"",
+        "\n",
+        "\r\n",
+        "\\",
+        "\"prompt\"",
+        "\"seed\"",
+        "\"tasks\"",
+        "\"a\"",
+        "prompt",
+        "image",
+        "1",
+        " ",
+        "猫",
+        "\t",
+        "\u{0}",
+        "true",
+        "{\"prompt\":",
+        "[{",
+        "}]",
+        "\"promt\":1",
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_handed_in_is_taken_or_refused_in_lines_that_name_it(text in nearly()) {
+        let defaults = Defaults::default();
+        let document = || Document::new("f", text.clone());
+        for outcome in [
+            json("f", document(), &defaults, Style::Plain),
+            jsonl(document(), &defaults, Style::Plain),
+            csv(document(), &defaults, Style::Plain),
+            each_line_of(document(), &defaults),
+        ] {
+            match outcome {
+                Ok(Input { payload: Payload::Json(sent), .. }) => {
+                    prop_assert!(parse_batch_json(&sent, &defaults).is_ok());
+                }
+                Ok(other) => prop_assert!(false, "{other:?}"),
+                Err(error) => {
+                    let said = error.text().unwrap();
+                    prop_assert!(said.contains("f:") || said.contains("f is not JSON"), "{said}");
+                    prop_assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+                }
+            }
+        }
+    }
+}
+
+fn each_line_of(document: Document, defaults: &Defaults) -> Result<Input, Error> {
+    super::each_line(document, defaults, Style::Plain)
 }
