@@ -171,7 +171,7 @@ mod tests {
         let cli = Cli::try_parse_from(line).unwrap();
         let Command::Submit(args) = cli.command else { panic!("submit") };
         let io = crate::io::Io::new(Box::new(std::io::sink()), Box::new(std::io::sink()), false);
-        let request = args.submission.request(&io).unwrap();
+        let (request, _) = args.submission.request(&io).unwrap();
         assert_eq!(request.batch_json, "[\"a cat\"]");
         assert_eq!(request.request_id, "r");
         // Not checked here: the coordinator says what is wrong with it.

@@ -7,7 +7,14 @@ use std::{collections::BTreeMap, error::Error as _, fmt, io, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::sanitize::one_line;
+use crate::{
+    input::{
+        origin::Origin,
+        problem::{Problem, report},
+        snippet::Style,
+    },
+    sanitize::one_line,
+};
 
 /// The documented exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +85,17 @@ pub enum Error {
     /// The command line asks for something that cannot be.
     #[error("{0}")]
     Usage(String),
+    /// The batch was found wrong before it was sent.
+    #[error("{report}")]
+    Input {
+        /// How much is wrong.
+        problems: usize,
+        /// A line for each, some with the lines around it; safe to print.
+        report: String,
+    },
+    /// The user was asked and did not approve.
+    #[error("not approved; nothing was run")]
+    NotApproved,
     /// A file that was named cannot be used.
     #[error("{path}: {source}")]
     Read {
@@ -114,7 +132,11 @@ impl Error {
         match self {
             Self::ClosedPipe => Exit::Completed,
             Self::Write { .. } | Self::Random(_) => Exit::NotAllCompleted,
-            Self::Rejected(_) | Self::Usage(_) | Self::Read { .. } => Exit::Rejected,
+            Self::Rejected(_)
+            | Self::Usage(_)
+            | Self::Input { .. }
+            | Self::NotApproved
+            | Self::Read { .. } => Exit::Rejected,
             Self::Unreachable { .. }
             | Self::GaveUp { .. }
             | Self::CoordinatorFailed { .. }
@@ -129,6 +151,12 @@ impl Error {
             Self::ClosedPipe => None,
             Self::Interrupted => Some("interrupted".to_owned()),
             Self::Rejected(rejection) => Some(format!("error: {rejection}")),
+            Self::Input { problems: 1, report } => {
+                Some(format!("error: the batch cannot be used as it is; nothing was sent\n{report}"))
+            }
+            Self::Input { problems, report } => {
+                Some(format!("error: the batch has {problems} problems; nothing was sent\n{report}"))
+            }
             other => Some(format!("error: {}", one_line(&other.to_string()))),
         }
     }
@@ -231,6 +259,10 @@ pub struct Rejection {
     pub metadata: BTreeMap<String, String>,
     /// What the command itself knows can be done about it.
     own_way_out: Option<&'static str>,
+    /// Violations that have a place in what was handed in, as they are to be printed.
+    located: String,
+    /// The command that repeats the call with approval, and the words before it; safe to print.
+    pub repeat: Option<String>,
 }
 
 impl Rejection {
@@ -245,10 +277,39 @@ impl Rejection {
             .map(|info| (info.reason.clone(), info.metadata.clone().into_iter().collect()))
             .unwrap_or_default();
         let (code, message) = (status.code(), status.message().to_owned());
-        Self { code, reason, message, violations, metadata, own_way_out: None }
+        Self {
+            code,
+            reason,
+            message,
+            violations,
+            metadata,
+            own_way_out: None,
+            located: String::new(),
+            repeat: None,
+        }
     }
 
-    fn figure(&self, key: &str) -> &str {
+    /// Shows the place of each violation that has one in the text that the batch came from.
+    pub fn locate(&mut self, origin: &Origin, style: Style) {
+        let mut problems = Vec::new();
+        self.violations.retain(|(field, description)| {
+            let place = origin.find(field, description);
+            if place.is_some() {
+                problems.push(Problem::new(field, description.clone(), place.clone()));
+            }
+            place.is_none()
+        });
+        if self.reason == "BATCH_SEARCH_FLOW_NOT_SUPPORTED" {
+            let field = format!("tasks[{}].model", self.figure("task_index"));
+            if let place @ Some(_) = origin.find(&field, "") {
+                problems.push(Problem::new(&field, "a search flow".to_owned(), place));
+            }
+        }
+        self.located = report(&problems, origin, style);
+    }
+
+    /// A figure of the refusal, `?` where it is not given.
+    pub fn figure(&self, key: &str) -> &str {
         self.metadata.get(key).map_or("?", String::as_str)
     }
 
@@ -307,8 +368,14 @@ impl fmt::Display for Rejection {
                 write!(f, "\n  {}: {}", one_line(field), one_line(description))?;
             }
         }
+        if !self.located.is_empty() {
+            write!(f, "\n{}", self.located)?;
+        }
         if let Some(way_out) = self.way_out() {
             write!(f, "\n  {}", one_line(&way_out))?;
+        }
+        if let Some(repeat) = &self.repeat {
+            write!(f, "\n  {repeat}")?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::error::Error;
+use crate::{error::Error, surroundings::Surroundings};
 
 type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
 
@@ -18,6 +18,7 @@ pub struct Io {
     err: Sink,
     out_is_terminal: bool,
     interrupt_hint: Arc<Mutex<Option<String>>>,
+    surroundings: Surroundings,
 }
 
 impl Io {
@@ -34,7 +35,19 @@ impl Io {
             err: Arc::new(Mutex::new(err)),
             out_is_terminal,
             interrupt_hint: Arc::default(),
+            surroundings: Surroundings::default(),
         }
+    }
+
+    /// The same streams with something around them.
+    #[must_use]
+    pub fn with_surroundings(self, surroundings: Surroundings) -> Self {
+        Self { surroundings, ..self }
+    }
+
+    /// What is around the streams.
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     /// Whether data goes to a terminal, which decides about colour and raw bytes.
@@ -57,6 +70,12 @@ impl Io {
     pub fn say(&self, text: &str) {
         let mut err = lock(&self.err);
         let _ = writeln!(err, "{text}").and_then(|()| err.flush());
+    }
+
+    /// Says something that the user's answer is to follow on the same line.
+    pub fn prompt(&self, text: &str) {
+        let mut err = lock(&self.err);
+        let _ = write!(err, "{text}").and_then(|()| err.flush());
     }
 
     /// What to say if the user interrupts the command from now on; `None` for nothing.

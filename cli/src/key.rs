@@ -8,7 +8,7 @@ use std::{env::VarError, path::PathBuf};
 use clap::Args;
 use muster_coordinator::core::api_key::usable;
 
-use crate::{error::Error, io::Io, payload::read_text, sanitize::one_line};
+use crate::{error::Error, input::file::read_text, io::Io, sanitize::one_line};
 
 /// The variable that the key is taken from when no file gives one. A task finds its own there.
 const VARIABLE: &str = "BIZYAIR_API_KEY";

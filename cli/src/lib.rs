@@ -4,18 +4,22 @@
 //! Data goes to standard output, talk to standard error. `muster run` is the exception that brings its own
 //! coordinator and worker, both started and ended inside this process.
 
+pub mod approval;
 pub mod args;
 pub mod backoff;
 pub mod client;
 pub mod commands;
 pub mod error;
 pub mod follow;
+pub mod input;
 pub mod io;
 pub mod key;
 pub mod output;
 pub mod payload;
 pub mod progress;
 pub mod sanitize;
+pub mod shell;
+pub mod surroundings;
 pub mod tail;
 
 use std::process::ExitCode;
@@ -26,6 +30,7 @@ use args::{Cli, Command};
 use backoff::Patience;
 use error::{Error, Exit};
 use io::Io;
+use surroundings::Surroundings;
 
 /// What every command works with.
 #[derive(Clone)]
@@ -59,7 +64,8 @@ pub fn main() -> ExitCode {
 }
 
 async fn execute_until_interrupted(cli: Cli) -> Exit {
-    let context = Context { io: Io::standard(), url: cli.coordinator.clone(), patience: Patience::default() };
+    let io = Io::standard().with_surroundings(Surroundings::of_process());
+    let context = Context { io, url: cli.coordinator.clone(), patience: Patience::default() };
     // `run` owns tasks that cost money and ends them itself; every other command only looks on.
     if matches!(cli.command, Command::Run(_)) {
         return execute(cli, context).await;

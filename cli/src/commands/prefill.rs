@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use clap::{Args, builder::FalseyValueParser};
 use muster_coordinator::core::card::Lang;
-use muster_proto::v1::{PrefillBatchRequest, PrefillBatchResponse};
+use muster_proto::v1::{PrefillBatchRequest, PrefillBatchResponse, SubmitBatchRequest};
 
 use crate::{
     Context,
+    approval::{Approvals, Limit, Provenance},
     args::{OutputArgs, TaskCountApprovalArgs},
     client::Client,
     error::{Error, Exit},
     output::{Format, json, print_document, print_line},
-    payload::BatchArgs,
+    payload::{BatchArgs, HandedIn},
     progress::command,
     sanitize::lines,
 };
@@ -38,7 +39,8 @@ Examples:
   muster prefill batch.json > cards.md
   muster submit --cards cards.md
   muster prefill --cards cards.md                  check the cards again after an edit
-  echo '[\"a cat\"]' | muster prefill - --lang zh
+  muster prefill 'a white cat' --lang zh
+  muster prefill --from-csv tasks.csv > cards.md
   muster prefill batch.json --output json"
 )]
 pub struct PrefillArgs {
@@ -62,21 +64,42 @@ pub struct PrefillArgs {
 /// Asks for the cards and prints them.
 pub async fn run(args: PrefillArgs, context: &Context) -> Result<Exit, Error> {
     let client = Client::new(context)?;
-    let request = request(&args, context)?;
+    let (mut request, provenance) = request(&args, context)?;
+    let mut approvals = Approvals::new(&client, &provenance, None);
     let mut batches = client.batches().max_decoding_message_size(MAX_REPLY_BYTES);
-    let reply = client
-        .call_within(TIME_LIMIT, batches.prefill_batch(request))
-        .await
-        .map_err(|error| error.with_way_out("NO_API_KEY", WITHOUT_KEY))?;
+    let reply = loop {
+        let error = match client.call_within(TIME_LIMIT, batches.prefill_batch(request.clone())).await {
+            Ok(reply) => break reply,
+            Err(error) => error.with_way_out("NO_API_KEY", WITHOUT_KEY),
+        };
+        match approvals.after(error, Some(&as_run(&request))).await? {
+            Limit::TaskCount => request.task_count_approved = true,
+            // A prefill never looks at it, so that there is nothing to approve.
+            Limit::Concurrency => {
+                return Err(Error::Usage("a prefill has no concurrency to approve".to_owned()));
+            }
+        }
+    };
     print(&reply, args.output.format(), context)?;
     Ok(Exit::Completed)
 }
 
-fn request(args: &PrefillArgs, context: &Context) -> Result<PrefillBatchRequest, Error> {
+/// The same batch as it would be run.
+fn as_run(request: &PrefillBatchRequest) -> SubmitBatchRequest {
+    SubmitBatchRequest {
+        batch_json: request.batch_json.clone(),
+        cards_markdown: request.cards_markdown.clone(),
+        defaults: request.defaults.clone(),
+        concurrency: request.concurrency,
+        ..SubmitBatchRequest::default()
+    }
+}
+
+fn request(args: &PrefillArgs, context: &Context) -> Result<(PrefillBatchRequest, Provenance), Error> {
     let lang = language(args.lang.as_deref(), locale(|name| std::env::var_os(name)).as_deref())?;
-    let (payload, api_key) = args.batch.read(&context.io)?;
+    let HandedIn { payload, api_key, provenance } = args.batch.read(&context.io)?;
     let (batch_json, cards_markdown) = payload.into_fields();
-    Ok(PrefillBatchRequest {
+    let request = PrefillBatchRequest {
         batch_json,
         tasks: Vec::new(),
         defaults: Some(args.batch.inherited.defaults()),
@@ -86,7 +109,8 @@ fn request(args: &PrefillArgs, context: &Context) -> Result<PrefillBatchRequest,
         cards_markdown,
         lang: lang.as_str().to_owned(),
         refresh: args.refresh,
-    })
+    };
+    Ok((request, provenance))
 }
 
 fn print(reply: &PrefillBatchResponse, format: Format, context: &Context) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use muster_proto::v1::RetryBatchRequest;
 
 use crate::{
     Context,
+    approval::{Approvals, Limit, Provenance},
     args::{ApprovalArgs, OutputArgs, RequestIdArgs},
     client::Client,
     commands::task_index,
@@ -48,7 +49,12 @@ pub struct RetryArgs {
 /// Asks for the new attempts and says where the batch stands then.
 pub async fn run(args: RetryArgs, context: &Context) -> Result<Exit, Error> {
     let client = Client::new(context)?;
-    let request = RetryBatchRequest {
+    let provenance = Provenance {
+        from_standard_input: args.key.takes_standard_input().then_some("the key"),
+        ..Provenance::default()
+    };
+    let mut approvals = Approvals::new(&client, &provenance, None);
+    let mut request = RetryBatchRequest {
         batch_id: args.batch,
         task_indexes: args.tasks,
         request_id: args.request_id.get()?,
@@ -56,13 +62,22 @@ pub async fn run(args: RetryArgs, context: &Context) -> Result<Exit, Error> {
         concurrency_approved: args.approvals.concurrency_approved,
         task_count_approved: args.approvals.task_count.task_count_approved,
     };
-    let reply = client
-        .call_repeatedly(|| {
-            let mut batches = client.batches();
-            let request = request.clone();
-            async move { batches.retry_batch(request).await }
-        })
-        .await;
+    let reply = loop {
+        let reply = client
+            .call_repeatedly(|| {
+                let mut batches = client.batches();
+                let request = request.clone();
+                async move { batches.retry_batch(request).await }
+            })
+            .await;
+        match reply {
+            Err(error @ Error::Rejected(_)) => match approvals.after(error, None).await? {
+                Limit::TaskCount => request.task_count_approved = true,
+                Limit::Concurrency => request.concurrency_approved = true,
+            },
+            reply => break reply,
+        }
+    };
     if reply.as_ref().is_err_and(Error::leaves_open) {
         context.io.say(&format!(
             "the tasks may have been queued again; repeat it with --request-id {} to be sure that it is done once",

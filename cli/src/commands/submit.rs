@@ -5,6 +5,7 @@ use muster_proto::v1::{Batch, SubmitBatchRequest};
 
 use crate::{
     Context,
+    approval::{Approvals, Limit},
     args::OutputArgs,
     client::Client,
     commands::watch::watch,
@@ -21,6 +22,9 @@ use crate::{
 
 Examples:
   muster submit batch.json
+  muster submit -m bpro-t2i 'a white cat' 'a black dog'
+  muster submit --from-csv tasks.csv               first row: prompt,model,aspect_ratio
+  muster submit --each-line prompts.txt
   echo '[\"a cat\", {\"prompt\": \"a dog\", \"model\": \"o2-t2i\"}]' | muster submit - --watch
   muster submit --cards cards.md                   after: muster prefill batch.json > cards.md
   muster submit batch.json --validate-only
@@ -40,9 +44,10 @@ pub struct SubmitArgs {
 /// Submits, and watches if asked to.
 pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
     let client = Client::new(context)?;
-    let request = args.submission.request(&context.io)?;
-    let batch = submit(&client, &request).await?;
-    if request.validate_only {
+    let (request, provenance) = args.submission.request(&context.io)?;
+    let validate_only = request.validate_only;
+    let batch = submit_approved(&client, request, Approvals::new(&client, &provenance, None)).await?;
+    if validate_only {
         context.io.say("the batch is valid; nothing was stored");
         print_batch(&client, &batch, args.output.format()).await?;
         return Ok(Exit::Completed);
@@ -65,6 +70,24 @@ pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
         .io
         .say(&format!("follow it with: {}", command(&context.url, &format!("watch {}", batch.batch_id))));
     Ok(Exit::Completed)
+}
+
+/// Submits, and asks for approval where one is needed and somebody can be asked.
+pub async fn submit_approved(
+    client: &Client,
+    mut request: SubmitBatchRequest,
+    mut approvals: Approvals<'_>,
+) -> Result<Batch, Error> {
+    loop {
+        let error = match submit(client, &request).await {
+            Ok(batch) => return Ok(batch),
+            Err(error) => error,
+        };
+        match approvals.after(error, Some(&request)).await? {
+            Limit::TaskCount => request.task_count_approved = true,
+            Limit::Concurrency => request.concurrency_approved = true,
+        }
+    }
 }
 
 /// Submits, again with the same request id while the coordinator is away.

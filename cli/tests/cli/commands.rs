@@ -82,8 +82,11 @@ async fn refusals_exit_with_2_and_say_the_way_out() {
     let field = Status::with_error_details(Code::InvalidArgument, "1 problem", details);
     let reused = Status::already_exists("used before");
     fake.state.submits.lock().unwrap().extend([Err(approval), Err(field), Err(reused)]);
-    let expected =
-        ["--task-count-approved", "\n  tasks[1].promt: unknown key; did you mean prompt?", "--request-id"];
+    let expected = [
+        "--task-count-approved",
+        ":1:2: tasks[1].promt: unknown key; did you mean prompt?\n",
+        "--request-id",
+    ];
     for expected in expected {
         let printed = fake.muster(&["submit", path]).await;
         assert_eq!((printed.code, printed.out.as_str()), (2, ""));

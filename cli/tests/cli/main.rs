@@ -3,8 +3,10 @@
 // Helpers of tests stand outside the functions that clippy knows as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod approval;
 mod commands;
 mod drive;
+mod input;
 mod prefill;
 mod process;
 mod support;

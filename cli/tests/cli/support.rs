@@ -37,6 +37,7 @@ type Script<T> = Mutex<VecDeque<Vec<Step<T>>>>;
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) submits: Mutex<VecDeque<Result<Batch, Status>>>,
+    pub(crate) retries: Mutex<VecDeque<Result<Batch, Status>>>,
     pub(crate) prefills: Mutex<VecDeque<Result<v1::PrefillBatchResponse, Status>>>,
     pub(crate) batch: Mutex<Batch>,
     pub(crate) pages: Mutex<Vec<Vec<Task>>>,
@@ -134,7 +135,8 @@ impl BatchService for Service {
 
     async fn retry_batch(&self, request: Request<v1::RetryBatchRequest>) -> Reply<v1::RetryBatchResponse> {
         self.0.seen_retries.lock().unwrap().push(request.into_inner());
-        let batch = self.0.batch.lock().unwrap().clone();
+        let scripted = self.0.retries.lock().unwrap().pop_front();
+        let batch = scripted.unwrap_or_else(|| Ok(self.0.batch.lock().unwrap().clone()))?;
         Ok(Response::new(v1::RetryBatchResponse { batch: Some(batch) }))
     }
 

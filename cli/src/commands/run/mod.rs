@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Args;
-use muster_proto::v1::{Batch, TaskStatus};
+use muster_proto::v1::{Batch, SubmitBatchRequest, TaskStatus};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -20,9 +20,10 @@ use tokio::{
 
 use crate::{
     Context,
+    approval::{Approvals, Provenance},
     args::OutputArgs,
     client::Client,
-    commands::{list::Batches, submit::submit},
+    commands::{list::Batches, submit::submit_approved},
     error::{Error, Exit},
     follow::{Follower, has_ended},
     output::{Format, print_batch},
@@ -45,7 +46,8 @@ Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them a
 
 Examples:
   muster run batch.json --dispatch ./dispatch
-  echo '[\"a cat\", \"a dog\"]' | muster run - --dispatch 'python3 dispatch.py' --concurrency 2
+  muster run -m bpro-t2i 'a white cat' 'a black dog' --dispatch 'python3 dispatch.py' --concurrency 2
+  muster run --each-line prompts.txt --dispatch ./dispatch
   muster run --cards cards.md --dispatch ./dispatch
   muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
 
@@ -106,7 +108,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
 
 async fn run_with(
     args: &RunArgs,
-    request: Option<muster_proto::v1::SubmitBatchRequest>,
+    request: Option<(SubmitBatchRequest, Provenance)>,
     context: &Context,
     embedded: &mut Embedded,
     worker: WorkerOptions,
@@ -115,7 +117,7 @@ async fn run_with(
     let client = Client::new(context)?;
     let unfinished = unfinished(&client).await?;
     decide(args, &unfinished)?;
-    let Some(request) = request else {
+    let Some((request, provenance)) = request else {
         embedded.start_worker(worker).await?;
         let mut exit = Exit::Completed;
         for (place, batch) in unfinished.iter().enumerate() {
@@ -133,14 +135,16 @@ async fn run_with(
         return Ok(exit);
     };
     if request.validate_only {
-        let batch = submit(&client, &request).await?;
+        let batch =
+            submit_approved(&client, request, Approvals::new(&client, &provenance, Some(interrupts))).await?;
         context.io.say("the batch is valid; nothing was run");
         print_batch(&client, &batch, args.output.format()).await?;
         return Ok(Exit::Completed);
     }
     if unfinished.is_empty() {
         // Refusals come before a worker is started.
-        let batch = submit(&client, &request).await?;
+        let batch =
+            submit_approved(&client, request, Approvals::new(&client, &provenance, Some(interrupts))).await?;
         embedded.start_worker(worker).await?;
         return follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await;
     }
@@ -152,7 +156,8 @@ async fn run_with(
     for batch in &unfinished {
         wait_for_end(&client, &batch.batch_id).await?;
     }
-    let batch = submit(&client, &request).await?;
+    let batch =
+        submit_approved(&client, request, Approvals::new(&client, &provenance, Some(interrupts))).await?;
     follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await
 }
 

@@ -1,7 +1,7 @@
 //! The keys of a task, and the one that a misspelt key most likely meant.
 
 /// Every key that a task may have.
-pub(super) const TASK_KEYS: [&str; 25] = [
+pub const TASK_KEYS: [&str; 25] = [
     "prompt",
     "task",
     "model",
@@ -33,7 +33,7 @@ pub(super) const TASK_KEYS: [&str; 25] = [
 const MAX_COMPARED: usize = 24;
 
 /// The known key with the fewest edits from `key`.
-pub(super) fn nearest(key: &str) -> &'static str {
+pub fn nearest(key: &str) -> &'static str {
     nearest_of(key, TASK_KEYS).unwrap_or_default()
 }
 

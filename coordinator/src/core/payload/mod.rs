@@ -9,6 +9,7 @@ mod read;
 mod violation;
 
 pub use input::TaskInput;
+pub use keys::{TASK_KEYS, nearest};
 pub use violation::{FieldViolation, MAX_VIOLATIONS};
 
 use super::integer::Integer;
