@@ -127,8 +127,16 @@ mod tests {
     use super::*;
 
     /// Options without an environment variable, each for its reason in the module's documentation.
-    const NO_VARIABLE: [&str; 7] =
-        ["help", "version", "concurrency-approved", "task-count-approved", "attempt", "resume", "abandon"];
+    const NO_VARIABLE: [&str; 8] = [
+        "help",
+        "version",
+        "concurrency-approved",
+        "task-count-approved",
+        "attempt",
+        "output-dir",
+        "resume",
+        "abandon",
+    ];
 
     #[test]
     fn the_command_line_is_well_formed() {

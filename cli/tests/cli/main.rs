@@ -5,6 +5,7 @@
 
 mod commands;
 mod drive;
+mod logs;
 mod prefill;
 mod process;
 mod support;
