@@ -86,6 +86,8 @@ async fn interrupted(interrupts: &mut Option<tokio::signal::unix::Signal>) {
 /// Runs one command and prints how it failed, if it did.
 pub async fn execute(cli: Cli, context: Context) -> Exit {
     let io = context.io.clone();
+    let silent = cli.command.prints_nothing();
+    let context = if silent { Context { io: io.silent(), ..context } } else { context };
     report(commands::dispatch(cli.command, &context).await, &io)
 }
 

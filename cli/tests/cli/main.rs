@@ -3,8 +3,10 @@
 // Helpers of tests stand outside the functions that clippy knows as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod answers;
 mod commands;
 mod drive;
+mod export;
 mod logs;
 mod prefill;
 mod process;
