@@ -8,6 +8,7 @@ mod commands;
 mod drive;
 mod export;
 mod logs;
+mod logs_terminal;
 mod prefill;
 mod process;
 mod support;

@@ -2,7 +2,7 @@
 //! could be put between those of others), with a bounded number read ahead; with following, line by line as they
 //! come. The lines of one task are always in their order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use muster_proto::v1::{Batch, Task, TaskStatus};
 use tokio::sync::mpsc;
@@ -219,6 +219,8 @@ impl Jobs {
 #[derive(Default)]
 struct Tasks {
     known: HashMap<i32, Known>,
+    /// Seen before they had started: all that they print is news.
+    waiting: HashSet<i32>,
     running: VecDeque<Job>,
     over: VecDeque<Job>,
     running_open: usize,
@@ -241,6 +243,7 @@ impl Tasks {
     fn observe(&mut self, task: &Task) {
         let waits = matches!(task.status(), TaskStatus::Queued | TaskStatus::Unspecified);
         if waits || task.attempt == 0 {
+            self.waiting.insert(task.index);
             return;
         }
         let known = self.known.entry(task.index).or_insert_with(|| Known {
@@ -257,6 +260,7 @@ impl Tasks {
         known.busy = true;
         let mut job = Job::of(task, Some(known.taken));
         job.size = job.size.filter(|_| first);
+        job.fresh = self.waiting.remove(&task.index);
         if task.status() == TaskStatus::Running {
             self.running.push_back(job);
         } else {
@@ -321,7 +325,8 @@ mod tests {
         tasks.observe(&task(2, 1, TaskStatus::Queued));
         assert_eq!(open(&mut tasks), []);
         tasks.observe(&task(1, 1, TaskStatus::Running));
-        assert_eq!(open(&mut tasks), [(1, 1)]);
+        let (job, _) = tasks.next_to_open().unwrap();
+        assert!((job.index, job.attempt, job.fresh) == (1, 1, true), "all of it is news");
         tasks.observe(&task(1, 1, TaskStatus::Completed));
         // Two attempts between two messages.
         tasks.observe(&task(1, 3, TaskStatus::Running));

@@ -19,6 +19,8 @@ use crate::{
     client::Client,
     commands::task_index,
     error::{Error, Exit},
+    progress::command,
+    sanitize::one_line,
     tail::{Tail, last_lines},
 };
 use format::Style;
@@ -94,6 +96,11 @@ pub async fn run(mut args: LogsArgs, context: &Context) -> Result<Exit, Error> {
     let mut seen = std::collections::HashSet::new();
     args.tasks.retain(|index| seen.insert(*index));
     let client = Client::new(context)?;
+    if args.follow {
+        let tasks: String = args.tasks.iter().map(|index| format!(" {index}")).collect();
+        let again = command(&context.url, &format!("logs {}{tasks} --follow", one_line(&args.batch)));
+        context.io.set_interrupt_hint(Some(format!("the batch goes on; follow it again with: {again}")));
+    }
     if let Some(folder) = &args.output_dir {
         return files::save_all(&client, &args, folder).await;
     }
@@ -176,11 +183,13 @@ impl Job {
     fn of(task: &Task, attempt: Option<i32>) -> Self {
         let newest = attempt.is_none_or(|attempt| attempt == task.attempt);
         let waits = task.status() == TaskStatus::Queued;
+        // One that runs may have printed more since it was looked at.
+        let settled = newest && files::is_over(task);
         Self {
             index: task.index,
             label: task.label.clone(),
             attempt: attempt.unwrap_or(0),
-            size: (newest && !waits).then_some(task.log_bytes),
+            size: settled.then_some(task.log_bytes),
             fresh: newest && waits && attempt.is_none(),
         }
     }

@@ -25,7 +25,9 @@ pub(super) async fn show(client: &Client, args: &LogsArgs, job: &Job) -> Result<
     }
     let mut formatter = Formatter::new(style);
     let mut open = OpenLine::default();
+    let mut anything = args.tail.is_some() || args.offset.is_some_and(|offset| offset > 0);
     while let Some(piece) = tail.next().await? {
+        anything |= !piece.bytes.is_empty();
         if args.raw {
             io.write(&piece.bytes)?;
         } else {
@@ -44,6 +46,9 @@ pub(super) async fn show(client: &Client, args: &LogsArgs, job: &Job) -> Result<
     if !args.raw {
         let rest = formatter.finish();
         io.write(open.draw(&rest, "").as_bytes())?;
+    }
+    if !anything {
+        io.say(&format!("task {} has printed nothing", job.index));
     }
     Ok(())
 }
