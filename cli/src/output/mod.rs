@@ -72,7 +72,7 @@ pub async fn print_tasks_of(
 ) -> Result<(), Error> {
     let io = &client.context().io;
     let mut pages = client.tasks_of(batch);
-    let mut table = task_table();
+    let mut table = task_table().counting_to(batch.task_count);
     let alone = Batch { tasks: Vec::new(), tasks_omitted: false, ..batch.clone() };
     let (task_value, document): (fn(&Task) -> Value, _) = match format {
         Format::SeedJson => (seed::task, Some(seed::batch(&alone))),
