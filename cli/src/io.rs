@@ -4,10 +4,13 @@
 
 use std::{
     io::{IsTerminal, Write},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use crate::{error::Error, surroundings::Surroundings};
+use crate::{error::Error, sanitize::Colour, surroundings::Surroundings};
 
 type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
 
@@ -17,15 +20,19 @@ pub struct Io {
     out: Sink,
     err: Sink,
     out_is_terminal: bool,
+    colour: Colour,
     interrupt_hint: Arc<Mutex<Option<String>>>,
     surroundings: Surroundings,
+    /// Streams that wait for the coordinator to come back.
+    outages: Arc<AtomicUsize>,
 }
 
 impl Io {
     /// The process's own streams.
     pub fn standard() -> Self {
         let out_is_terminal = std::io::stdout().is_terminal();
-        Self::new(Box::new(std::io::stdout()), Box::new(std::io::stderr()), out_is_terminal)
+        let io = Self::new(Box::new(std::io::stdout()), Box::new(std::io::stderr()), out_is_terminal);
+        Self { colour: colour_wanted(out_is_terminal, |name| std::env::var(name).ok()), ..io }
     }
 
     /// Any two writers.
@@ -34,8 +41,18 @@ impl Io {
             out: Arc::new(Mutex::new(out)),
             err: Arc::new(Mutex::new(err)),
             out_is_terminal,
+            colour: if out_is_terminal { Colour::Keep } else { Colour::Strip },
             interrupt_hint: Arc::default(),
             surroundings: Surroundings::default(),
+            outages: Arc::default(),
+        }
+    }
+
+    /// The same, but neither data nor talk goes anywhere (`--output none`).
+    pub fn silent(&self) -> Self {
+        Self {
+            interrupt_hint: self.interrupt_hint.clone(),
+            ..Self::new(Box::new(std::io::sink()), Box::new(std::io::sink()), false)
         }
     }
 
@@ -53,6 +70,21 @@ impl Io {
     /// Whether data goes to a terminal, which decides about colour and raw bytes.
     pub fn out_is_terminal(&self) -> bool {
         self.out_is_terminal
+    }
+
+    /// Whether data may be coloured: the one place that decides.
+    pub fn colour(&self) -> Colour {
+        self.colour
+    }
+
+    /// A stream lost the coordinator: whether it is the first to say so.
+    pub fn outage_begins(&self) -> bool {
+        self.outages.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// A stream that had lost the coordinator has it back, or gave up: whether none is without it now.
+    pub fn outage_ends(&self) -> bool {
+        self.outages.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
     /// Writes data and flushes it. A reader that went away is [`Error::ClosedPipe`].
@@ -89,6 +121,42 @@ impl Io {
     }
 }
 
+/// Colour as people ask for it: `NO_COLOR` beats `CLICOLOR_FORCE`, which beats what standard output is.
+fn colour_wanted(out_is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Colour {
+    let set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let on = |name: &str| variable(name).is_some_and(|value| !value.is_empty() && value != "0");
+    let off = variable("CLICOLOR").is_some_and(|value| value == "0");
+    let dumb = variable("TERM").is_some_and(|value| value == "dumb");
+    let wanted = !set("NO_COLOR") && (on("CLICOLOR_FORCE") || (out_is_terminal && !off && !dumb));
+    if wanted { Colour::Keep } else { Colour::Strip }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_for_terminals_unless_the_user_says_otherwise() {
+        let table = [
+            (true, &[][..], Colour::Keep),
+            (false, &[], Colour::Strip),
+            (true, &[("NO_COLOR", "1")], Colour::Strip),
+            (true, &[("NO_COLOR", "")], Colour::Keep),
+            (false, &[("CLICOLOR_FORCE", "1")], Colour::Keep),
+            (false, &[("CLICOLOR_FORCE", "0")], Colour::Strip),
+            (true, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], Colour::Strip),
+            (true, &[("CLICOLOR", "0")], Colour::Strip),
+            (true, &[("TERM", "dumb")], Colour::Strip),
+        ];
+        for (terminal, variables, expected) in table {
+            let find = |name: &str| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(colour_wanted(terminal, find), expected, "{terminal} {variables:?}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod follow;
 pub mod input;
 pub mod io;
 pub mod key;
+pub mod lines;
 pub mod output;
 pub mod payload;
 pub mod progress;
@@ -71,17 +72,28 @@ async fn execute_until_interrupted(cli: Cli) -> Exit {
         return execute(cli, context).await;
     }
     let io = context.io.clone();
+    // Before anything is printed that a user may answer with Ctrl-C. Without a handler the signal ends us as it is.
+    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).ok();
     // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
     let command = tokio::spawn(execute(cli, context));
     tokio::select! {
         exit = command => exit.unwrap_or(Exit::NotAllCompleted),
-        _ = tokio::signal::ctrl_c() => report(Err(Error::Interrupted), &io),
+        () = interrupted(&mut interrupts) => report(Err(Error::Interrupted), &io),
+    }
+}
+
+async fn interrupted(interrupts: &mut Option<tokio::signal::unix::Signal>) {
+    match interrupts {
+        Some(interrupts) => drop(interrupts.recv().await),
+        None => std::future::pending().await,
     }
 }
 
 /// Runs one command and prints how it failed, if it did.
 pub async fn execute(cli: Cli, context: Context) -> Exit {
     let io = context.io.clone();
+    let silent = cli.command.prints_nothing();
+    let context = if silent { Context { io: io.silent(), ..context } } else { context };
     report(commands::dispatch(cli.command, &context).await, &io)
 }
 
