@@ -3,8 +3,10 @@
 mod edits;
 mod errors;
 mod round_trip;
+mod slips;
 
 use super::compose::SINGLE;
+use super::keys::Key;
 use super::source::Sources;
 use super::*;
 use crate::core::admission::Approvals;
@@ -165,8 +167,8 @@ fn an_input_that_only_a_param_sets_is_shown_with_the_way_to_set_it() {
     let open = card(r#""x""#, Ok(&contract), Lang::En);
     has(
         &open,
-        "field: CFG (cfg), number in a range; left open, 7 from the model; to set it, add a line \
-         `- param: cfg=VALUE`",
+        "field: CFG (cfg), number in a range; left open, 7 from the model; to set it, add a param line \
+         with cfg=VALUE",
     );
     let task = r#"{"model": "v/m", "param": ["hd=maybe", "cfg=30", "other=1"]}"#;
     let set = card(task, Ok(&contract), Lang::En);

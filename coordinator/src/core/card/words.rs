@@ -67,7 +67,7 @@ table! {
     open_random: "left open, random", "未填，随机";
     open_unknown: "left open, no preset is known", "未填，没有已知的预设";
     chosen_random: "random at each run", "每次运行随机";
-    set_by_param: "to set it, add a line `- {0}: {1}=VALUE`", "要设定请加一行 `- {0}：{1}=值`";
+    set_by_param: "to set it, add a {0} line with {1}=VALUE", "如需设置，请添加一行{0}，内容为 {1}=值";
 
     options_more: "{0} and {1} more", "{0} 等，另有 {1} 个";
     range_both: "{0} to {1}", "{0} 到 {1}";
