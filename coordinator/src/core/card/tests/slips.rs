@@ -195,3 +195,33 @@ fn no_note_has_a_line_in_it_that_would_be_a_fact() {
         assert!(!hint.contains(&format!("{}{}", Key::Param.name(lang), words::of(lang).colon)), "{hint}");
     }
 }
+
+#[test]
+fn a_task_that_means_such_a_value_keeps_it() {
+    let value = [
+        "16：9",
+        "16 : 9",
+        "**4K**",
+        "none",
+        "4K,",
+        "1024×768",
+        "a\\b",
+        "“x”",
+        "&amp;",
+        "a, b",
+        "<!-- x -->",
+        "[a](b)",
+        "x\u{200b}",
+        "4K # x",
+    ];
+    for value in value.map(|value| serde_json::Value::from(value).to_string()) {
+        let payload = tasks(&format!(
+            r#"[{{"model": "v/m", "prompt": {value}, "aspect_ratio": {value}, "resolution": {value},
+                "model_name": {value}, "image": [{value}], "param": [{value}], "label": {value}, "output": {value}}}]"#
+        ));
+        for lang in LANGS {
+            let text = text(&payload, Ok(&contract()), lang);
+            assert_eq!(specs(&read_back(&text)), specs(&payload), "{text}");
+        }
+    }
+}
