@@ -12,6 +12,7 @@ pub mod error;
 pub mod follow;
 pub mod io;
 pub mod key;
+pub mod live;
 pub mod output;
 pub mod payload;
 pub mod progress;
@@ -80,6 +81,8 @@ pub async fn execute(cli: Cli, context: Context) -> Exit {
 }
 
 fn report(outcome: Result<Exit, Error>, io: &Io) -> Exit {
+    // An interrupt comes in the middle of a live view.
+    io.close_screen();
     match outcome {
         Ok(exit) => exit,
         Err(error) => {
