@@ -22,6 +22,7 @@ pub mod tail;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Cli, Command};
 use backoff::Patience;
@@ -70,7 +71,22 @@ async fn execute_until_interrupted(cli: Cli) -> Exit {
     let command = tokio::spawn(execute(cli, context));
     tokio::select! {
         exit = command => exit.unwrap_or(Exit::NotAllCompleted),
-        _ = tokio::signal::ctrl_c() => report(Err(Error::Interrupted), &io),
+        () = interrupted() => report(Err(Error::Interrupted), &io),
+    }
+}
+
+/// Ends at Ctrl-C or SIGTERM: either leaves the terminal as it was found.
+async fn interrupted() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => signals.recv().await,
+            // The system's own way of ending it stays.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
     }
 }
 

@@ -151,7 +151,9 @@ impl Table {
         let total = model.batch().map_or(0, |batch| batch.task_count);
         let index = total.max(1).ilog10() as usize + 1;
         let worker = if width < MIN_FOR_WORKER { 0 } else { widest(|task| &task.worker).min(MAX_WORKER) };
-        let label = widest(|task| &task.label).min((width / 3).clamp(*LABEL.start(), *LABEL.end()));
+        // Where there is no worker's name the label may have its place.
+        let most = if width < MIN_FOR_WORKER { width / 2 } else { width / 3 };
+        let label = widest(|task| &task.label).min(most.clamp(*LABEL.start(), *LABEL.end()));
         Self { index, label, worker, width }
     }
 
@@ -261,7 +263,10 @@ mod tests {
     fn at_20_columns_what_matters_most_is_there() {
         let model = batch(&[running(7, "a cat on the moon"), running(12, "一只猫在月亮上")]);
         let lines = render(&model, Size { columns: 20, rows: 24 }, 65_000);
-        assert_eq!(lines, ["412/994", "12 failed  2 running", "  7 a cat   1m05s", " 12 一只猫  1m05s"]);
+        assert_eq!(
+            lines,
+            ["412/994", "12 failed  2 running", "  7 a cat...   1m05s", " 12 一只猫...  1m05s"]
+        );
     }
 
     #[test]

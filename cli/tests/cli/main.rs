@@ -5,6 +5,8 @@
 
 mod commands;
 mod drive;
+mod live;
 mod prefill;
 mod process;
 mod support;
+mod terminal;
