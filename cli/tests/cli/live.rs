@@ -183,6 +183,56 @@ fn a_stop_clears_the_view_and_going_on_brings_it_back() {
     assert_eq!(watch.code(), Some(130));
 }
 
+/// A shell with job control that runs a script in which `$0` is the program.
+fn shell(url: &str, script: &str) -> Command {
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "sh", "-mc", script, env!("CARGO_BIN_EXE_muster")]);
+    with_settings(command, url, &[])
+}
+
+#[test]
+fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+    let fake = Fake::start();
+    fake.state.watches.lock().unwrap().push_back(two_run());
+    let mut terminal = Terminal::new(24, 80);
+    let script = "\"$0\" watch b1; echo the shell is back; read line; fg; echo code $?";
+    let mut shell = terminal.spawn(&mut shell(&fake.url(), script));
+    terminal.wait_for_text("2 running");
+    terminal.press("\u{1a}");
+    let text = terminal.wait_for_text("the shell is back");
+    assert!(!text.contains("2 running"), "{text}");
+    terminal.press("\n");
+    terminal.wait_for_text("2 running");
+    terminal.press("\u{3}");
+    let text = terminal.wait_for_text("code 130");
+    assert!(text.contains("the batch goes on") && !text.contains("2 running"), "{text}");
+    assert_eq!(shell.code(), Some(0));
+}
+
+#[test]
+fn in_the_background_nothing_is_painted_and_lines_still_come() {
+    let fake = Fake::start();
+    let ended = TaskCounts { completed: 3, ..TaskCounts::default() };
+    let tasks = (1..=3).map(|index| task(index, TaskStatus::Completed)).collect();
+    let (open, wait) = gate();
+    let mut steps = two_run();
+    steps.pop();
+    steps.extend([
+        change("l", 2, running_batch(TWO_RUN), vec![failed(3, 7)]),
+        wait,
+        change("l", 3, running_batch(ended), tasks),
+    ]);
+    fake.state.watches.lock().unwrap().push_back(steps);
+    let terminal = Terminal::new(24, 80);
+    let mut shell = terminal.spawn(&mut shell(&fake.url(), "\"$0\" watch b1 & wait"));
+    let text = terminal.wait_for_text("task 3 failed: exit code 7");
+    assert!(!text.contains("2 running"), "{text}");
+    drop(open);
+    let text = terminal.wait_for_text("3 of 3 tasks completed");
+    assert!(!text.contains('['), "{text}");
+    assert_eq!(shell.code(), Some(0));
+}
+
 #[test]
 fn a_coordinator_that_goes_away_and_comes_back_is_said_above_the_view() {
     let fake = Fake::start();
@@ -303,4 +353,16 @@ fn ctrl_c_once_cancels_a_run_and_twice_ends_its_tasks() {
     let text = terminal.wait_for_text("2 cancelled");
     assert!(text.contains("ending the tasks at once") && !text.contains("is being cancelled"), "{text}");
     assert!(terminal.cursor_is_shown());
+}
+
+#[test]
+fn a_terminal_that_is_held_holds_up_neither_the_run_nor_its_end() {
+    let folder = workshop(r#"["one", "two"]"#, "echo started\nwhile :; do sleep 0.02; done");
+    let mut terminal = Terminal::new(24, 100);
+    let mut run = terminal.spawn(&mut run_in(folder.path(), muster_at_keyboard));
+    terminal.wait_for("both run", |text| text.matches("started").count() == 2);
+    // Ctrl-S: nothing that is written goes anywhere from here on.
+    terminal.press("\u{13}");
+    run.signal(Signal::SIGINT);
+    assert_eq!(run.code(), Some(130));
 }
