@@ -117,13 +117,15 @@ impl Io {
         self.canvas.is_some()
     }
 
-    /// Its size now.
+    /// Its size now, or what terminals once had where it does not say.
     pub fn screen_size(&self) -> Option<Size> {
         let size = match self.canvas.as_ref()?.stream {
             Stream::Out => terminal_size::terminal_size_of(std::io::stdout()),
             Stream::Err => terminal_size::terminal_size_of(std::io::stderr()),
         };
-        size.map(|(columns, rows)| Size { columns: columns.0.into(), rows: rows.0.into() })
+        // Some terminals do not know their size.
+        let of_old = Size { columns: 80, rows: 24 };
+        Some(size.map_or(of_old, |(columns, rows)| Size { columns: columns.0.into(), rows: rows.0.into() }))
     }
 
     /// From now on, what goes to a terminal scrolls by above what [`Self::paint`] paints, when it next does so.

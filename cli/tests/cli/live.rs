@@ -183,6 +183,18 @@ fn a_stop_clears_the_view_and_going_on_brings_it_back() {
     assert_eq!(watch.code(), Some(130));
 }
 
+#[test]
+fn a_terminal_that_does_not_know_its_size_is_taken_for_one_of_80_columns() {
+    let fake = Fake::start();
+    fake.state.watches.lock().unwrap().push_back(two_run());
+    let terminal = Terminal::new(24, 80);
+    terminal.forget_size();
+    let watch = terminal.spawn(&mut muster(&fake.url(), &["watch", "b1"]));
+    let text = terminal.wait_for_text("2 running");
+    assert!(text.contains("batch b1: 3 tasks"), "{text}");
+    drop(watch);
+}
+
 /// A shell with job control that runs a script in which `$0` is the program.
 fn shell(url: &str, script: &str) -> Command {
     let mut command = Command::new("setsid");

@@ -71,7 +71,15 @@ impl Terminal {
     /// Makes it wider or narrower.
     pub(crate) fn set_columns(&self, columns: u16) {
         self.screen.lock().unwrap().screen_mut().set_size(some(self.rows), some(columns));
-        let set = ["cols", &columns.to_string()].map(str::to_owned);
+        self.stty(&["cols", &columns.to_string()]);
+    }
+
+    /// Makes it one that does not know its size.
+    pub(crate) fn forget_size(&self) {
+        self.stty(&["cols", "0", "rows", "0"]);
+    }
+
+    fn stty(&self, set: &[&str]) {
         assert!(Command::new("stty").args(set).stdin(self.stdio()).status().unwrap().success());
     }
 

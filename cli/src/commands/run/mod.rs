@@ -36,7 +36,7 @@ use printer::Printer;
 /// How long an abandoned batch may take to end before the new one is submitted anyway.
 const ABANDON_TIME: Duration = Duration::from_secs(30);
 /// After an interrupt the summary has so long to be printed.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Interrupts that wait; further ones say nothing new.
 const QUEUED_INTERRUPTS: usize = 4;
 
