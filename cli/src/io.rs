@@ -5,7 +5,9 @@
 //! commands that must not be held up by a slow terminal print from a thread of their own.
 
 use std::{
+    fs::File,
     io::{self, IsTerminal, Write},
+    os::{fd::AsFd, unix::fs::FileTypeExt},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -33,6 +35,8 @@ pub struct Io {
     err: Sink,
     out_is_terminal: bool,
     err_is_terminal: bool,
+    /// Whoever reads data may print it on the same terminal.
+    out_is_pipe: bool,
     interrupt_hint: Arc<Mutex<Option<String>>>,
     canvas: Option<Canvas>,
     suspending: Arc<AtomicBool>,
@@ -58,6 +62,7 @@ impl Io {
         };
         Self {
             err_is_terminal,
+            out_is_pipe: is_pipe(&std::io::stdout()),
             canvas: stream.filter(|_| can_paint()).map(Canvas::new),
             ..Self::new(Box::new(out), Box::new(err), out_is_terminal)
         }
@@ -70,6 +75,7 @@ impl Io {
             err: Arc::new(Mutex::new(err)),
             out_is_terminal,
             err_is_terminal: false,
+            out_is_pipe: false,
             interrupt_hint: Arc::default(),
             canvas: None,
             suspending: Arc::default(),
@@ -192,6 +198,9 @@ impl Io {
                 return if screen.add(stream, data) { self.put_all(screen.again()) } else { Ok(()) };
             }
         }
+        if let Some(canvas) = self.canvas.as_ref().filter(|_| stream == Stream::Out && self.out_is_pipe) {
+            self.put_all(lock(&canvas.screen).hide())?;
+        }
         self.put_now(stream, data)
     }
 
@@ -217,6 +226,11 @@ impl Canvas {
 /// Whether the terminal knows the few sequences that painting needs.
 fn can_paint() -> bool {
     std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+fn is_pipe(stream: &impl AsFd) -> bool {
+    let file = stream.as_fd().try_clone_to_owned().map(File::from);
+    file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 /// Whether this process may paint: not after `bg`. A terminal that is nobody's is free.

@@ -108,6 +108,14 @@ impl Screen {
         pieces
     }
 
+    /// What to write so that nothing is painted until the next painting; what waits goes on waiting.
+    pub fn hide(&mut self) -> Vec<Piece> {
+        if mem::take(&mut self.painted).is_empty() {
+            return Vec::new();
+        }
+        vec![(self.on, CLEAR.as_bytes().to_vec())]
+    }
+
     /// What to write so that nothing is painted and nothing waits. Lines are as usual until [`Self::open`].
     pub fn close(&mut self) -> Vec<Piece> {
         let pieces = self.paint(Vec::new());
@@ -192,6 +200,19 @@ mod tests {
         screen.touch();
         terminal.write(screen.paint(lines(2)));
         assert_eq!(terminal.text(), "from another\nline 1\nline 2");
+    }
+
+    #[test]
+    fn what_is_hidden_makes_room_and_comes_back() {
+        let mut terminal = Terminal::new(10, 20);
+        let mut screen = Screen::new(Stream::Err);
+        screen.open();
+        terminal.write(screen.paint(lines(2)));
+        terminal.write(screen.hide());
+        assert!(screen.hide().is_empty());
+        terminal.0.process(b"tee\r\n");
+        terminal.write(screen.paint(lines(2)));
+        assert_eq!(terminal.text(), "tee\nline 1\nline 2");
     }
 
     #[test]

@@ -222,6 +222,29 @@ fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
 }
 
 #[test]
+fn what_a_pipe_prints_on_the_same_terminal_stays() {
+    let fake = Fake::start();
+    let (open, wait) = gate();
+    let mut steps = two_run();
+    let hang = steps.pop();
+    steps.extend([wait, change("l", 2, running_batch(TWO_RUN), vec![failed(3, 7)])]);
+    steps.extend(hang);
+    fake.state.watches.lock().unwrap().push_back(steps);
+    let mut terminal = Terminal::new(24, 80);
+    let mut shell = terminal.spawn(&mut shell(&fake.url(), "\"$0\" watch b1 | cat"));
+    terminal.wait_for_text("2 running  1 queued");
+    drop(open);
+    // Once through the pipe, once on the view with its name.
+    let text = terminal.wait_for("both", |text| {
+        text.matches("task 3 failed: exit code 7").count() == 2 && text.contains("2 running  1 queued")
+    });
+    assert!(text.contains("task 1 running on worker-a"), "{text}");
+    terminal.press("\u{3}");
+    shell.code();
+    terminal.wait_for("no view", |text| text.contains("the batch goes on") && !text.contains("1 queued"));
+}
+
+#[test]
 fn in_the_background_nothing_is_painted_and_lines_still_come() {
     let fake = Fake::start();
     let ended = TaskCounts { completed: 3, ..TaskCounts::default() };

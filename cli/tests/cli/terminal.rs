@@ -70,8 +70,8 @@ impl Terminal {
 
     /// Makes it wider or narrower.
     pub(crate) fn set_columns(&self, columns: u16) {
-        self.screen.lock().unwrap().screen_mut().set_size(some(self.rows), some(columns));
         self.stty(&["cols", &columns.to_string()]);
+        self.screen.lock().unwrap().screen_mut().set_size(some(self.rows), some(columns));
     }
 
     /// Makes it one that does not know its size.
