@@ -15,6 +15,7 @@ pub mod input;
 pub mod io;
 pub mod key;
 pub mod lines;
+pub mod live;
 pub mod output;
 pub mod payload;
 pub mod progress;
@@ -32,6 +33,7 @@ use backoff::Patience;
 use error::{Error, Exit};
 use io::Io;
 use surroundings::Surroundings;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What every command works with.
 #[derive(Clone)]
@@ -72,20 +74,28 @@ async fn execute_until_interrupted(cli: Cli) -> Exit {
         return execute(cli, context).await;
     }
     let io = context.io.clone();
-    // Before anything is printed that a user may answer with Ctrl-C. Without a handler the signal ends us as it is.
-    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).ok();
+    // Before anything is printed that a user may answer with Ctrl-C. SIGTERM leaves the terminal as it was found too.
+    // Without a handler the signal ends us as it is.
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
     // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
     let command = tokio::spawn(execute(cli, context));
     tokio::select! {
         exit = command => exit.unwrap_or(Exit::NotAllCompleted),
-        () = interrupted(&mut interrupts) => report(Err(Error::Interrupted), &io),
+        () = interrupted(signals) => report(Err(Error::Interrupted), &io),
     }
 }
 
-async fn interrupted(interrupts: &mut Option<tokio::signal::unix::Signal>) {
-    match interrupts {
-        Some(interrupts) => drop(interrupts.recv().await),
-        None => std::future::pending().await,
+/// Ends at the first of the signals.
+async fn interrupted([interrupt, terminate]: [Option<Signal>; 2]) {
+    async fn received(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+    tokio::select! {
+        () = received(interrupt) => {}
+        () = received(terminate) => {}
     }
 }
 
@@ -98,6 +108,8 @@ pub async fn execute(cli: Cli, context: Context) -> Exit {
 }
 
 fn report(outcome: Result<Exit, Error>, io: &Io) -> Exit {
+    // An interrupt comes in the middle of a live view.
+    io.close_screen();
     match outcome {
         Ok(exit) => exit,
         Err(error) => {
