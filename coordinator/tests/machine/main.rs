@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod calls;
+mod explain;
 mod random;
 mod running;
 mod sessions;
