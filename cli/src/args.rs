@@ -66,6 +66,10 @@ pub enum Command {
     Resume(commands::resume::ResumeArgs),
     /// Show the limits in force
     Limits(commands::limits::LimitsArgs),
+    /// Say why tasks do not run, and what can be done about it
+    Explain(commands::explain::ExplainArgs),
+    /// Look for what is wrong between this machine and the coordinator
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 /// How to print.
