@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod commands;
+mod doctor;
 mod drive;
+mod explain;
 mod prefill;
 mod process;
 mod support;

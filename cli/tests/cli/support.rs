@@ -43,6 +43,10 @@ pub(crate) struct State {
     pub(crate) watches: Script<WatchBatchResponse>,
     pub(crate) tails: Script<TailLogsResponse>,
     pub(crate) workers: Mutex<Vec<Worker>>,
+    pub(crate) explanations: Mutex<VecDeque<Result<v1::ExplainBatchResponse, Status>>>,
+    /// What GetInfo answers; of this moment and version where nothing is scripted.
+    pub(crate) infos: Mutex<VecDeque<Result<v1::GetInfoResponse, Status>>>,
+    pub(crate) seen_explains: Mutex<Vec<v1::ExplainBatchRequest>>,
     pub(crate) seen_submits: Mutex<Vec<v1::SubmitBatchRequest>>,
     pub(crate) seen_prefills: Mutex<Vec<v1::PrefillBatchRequest>>,
     pub(crate) seen_watches: Mutex<Vec<v1::WatchBatchRequest>>,
@@ -136,6 +140,20 @@ impl BatchService for Service {
         self.0.seen_retries.lock().unwrap().push(request.into_inner());
         let batch = self.0.batch.lock().unwrap().clone();
         Ok(Response::new(v1::RetryBatchResponse { batch: Some(batch) }))
+    }
+
+    async fn explain_batch(
+        &self,
+        request: Request<v1::ExplainBatchRequest>,
+    ) -> Reply<v1::ExplainBatchResponse> {
+        self.0.seen_explains.lock().unwrap().push(request.into_inner());
+        let next = self.0.explanations.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Err(Status::internal("nothing scripted"))).map(Response::new)
+    }
+
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Reply<v1::GetInfoResponse> {
+        let next = self.0.infos.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Ok(info(0))).map(Response::new)
     }
 
     async fn get_policy(&self, _: Request<v1::GetPolicyRequest>) -> Reply<v1::GetPolicyResponse> {
@@ -364,4 +382,16 @@ pub(crate) fn piece(offset: i64, data: &[u8], end_of_log: bool) -> Step<TailLogs
         end_of_log,
         discarded_bytes: 0,
     })
+}
+
+/// What a coordinator of this version says whose clock is so many seconds ahead.
+pub(crate) fn info(ahead: i64) -> v1::GetInfoResponse {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seconds = i64::try_from(now.as_secs()).unwrap() + ahead;
+    let nanos = i32::try_from(now.subsec_nanos()).unwrap();
+    v1::GetInfoResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_time: Some(prost_types::Timestamp { seconds, nanos }),
+        life_id: "life1".to_owned(),
+    }
 }
