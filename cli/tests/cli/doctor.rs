@@ -51,7 +51,8 @@ async fn a_coordinator_with_a_worker_is_fine() {
     *fake.state.workers.lock().unwrap() = vec![worker("w1", WorkerStatus::Connected, "")];
     let (code, checks) = doctor(&fake.url()).await;
     assert_eq!(code, 0, "{checks:?}");
-    for name in ["address", "host", "port", "coordinator", "version", "clock", "limits", "workers"] {
+    for name in ["address", "host", "port", "coordinator", "serving", "version", "clock", "limits", "workers"]
+    {
         assert_eq!(status(&checks, name), "ok", "{name}: {checks:?}");
     }
     assert!(checks["limits"].1.contains("3 tasks at once and 5 in a batch"), "{checks:?}");
@@ -148,6 +149,15 @@ async fn a_worker_that_is_set_aside_is_a_problem_with_its_reason() {
     let (code, checks) = doctor(&fake.url()).await;
     assert_eq!((code, status(&checks, "workers")), (2, "problem"));
     assert!(checks["workers"].1.contains("nothing can run: 1 disconnected (w3)"), "{checks:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_does_not_serve_is_as_good_as_none() {
+    let fake = Fake::start();
+    *fake.state.workers.lock().unwrap() = vec![worker("w1", WorkerStatus::Connected, "")];
+    fake.state.not_serving.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (code, checks) = doctor(&fake.url()).await;
+    assert_eq!((code, status(&checks, "coordinator"), status(&checks, "serving")), (3, "ok", "problem"));
 }
 
 #[tokio::test]

@@ -5,7 +5,10 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,11 @@ use muster_proto::v1::{
 };
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, body::Body, codegen::http};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
 
 /// Long enough that a test that waits for it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -46,6 +54,7 @@ pub(crate) struct State {
     pub(crate) explanations: Mutex<VecDeque<Result<v1::ExplainBatchResponse, Status>>>,
     /// What GetInfo answers; of this moment and version where nothing is scripted.
     pub(crate) infos: Mutex<VecDeque<Result<v1::GetInfoResponse, Status>>>,
+    pub(crate) not_serving: AtomicBool,
     pub(crate) seen_explains: Mutex<Vec<v1::ExplainBatchRequest>>,
     pub(crate) seen_submits: Mutex<Vec<v1::SubmitBatchRequest>>,
     pub(crate) seen_prefills: Mutex<Vec<v1::PrefillBatchRequest>>,
@@ -186,11 +195,27 @@ impl FleetService for Service {
     }
 }
 
-/// Both services on one port, chosen by path.
+#[tonic::async_trait]
+impl Health for Service {
+    type WatchStream = Streaming<HealthCheckResponse>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Reply<HealthCheckResponse> {
+        let serving = !self.0.not_serving.load(Ordering::Relaxed);
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Reply<Self::WatchStream> {
+        Err(Status::unimplemented("nobody here watches"))
+    }
+}
+
+/// All services on one port, chosen by path.
 #[derive(Clone)]
 struct Both {
     batches: BatchServiceServer<Service>,
     fleet: FleetServiceServer<Service>,
+    health: HealthServer<Service>,
 }
 
 impl tonic::codegen::Service<http::Request<Body>> for Both {
@@ -205,6 +230,8 @@ impl tonic::codegen::Service<http::Request<Body>> for Both {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path().starts_with("/muster.v1.FleetService/") {
             self.fleet.call(request)
+        } else if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+            self.health.call(request)
         } else {
             self.batches.call(request)
         }
@@ -227,13 +254,17 @@ impl Fake {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let state = Arc::new(State::default());
-        let (batches, fleet) = (Service(state.clone()), Service(state.clone()));
+        let (batches, fleet, health) =
+            (Service(state.clone()), Service(state.clone()), Service(state.clone()));
         let (sender, receiver) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::bind(address).await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
-            let both =
-                Both { batches: BatchServiceServer::new(batches), fleet: FleetServiceServer::new(fleet) };
+            let both = Both {
+                batches: BatchServiceServer::new(batches),
+                fleet: FleetServiceServer::new(fleet),
+                health: HealthServer::new(health),
+            };
             tonic::transport::Server::builder()
                 .serve_with_incoming(both, TcpListenerStream::new(listener))
                 .await
