@@ -99,7 +99,12 @@ fn headline(reply: &ExplainBatchResponse) -> String {
         .map(|(number, word)| format!("{number} {word}"))
         .collect();
     let (id, word) = (&reply.batch_id, scheduler_word(reply.scheduler_status()));
-    format!("batch {id} {word}: {}, at most {} at once", numbers.join(", "), reply.effective_concurrency)
+    let limit = if counts.queued + counts.running > 0 {
+        format!(", at most {} at once", reply.effective_concurrency)
+    } else {
+        String::new()
+    };
+    format!("batch {id} {word}: {}{limit}", numbers.join(", "))
 }
 
 fn sentence(cause: &WaitCause, task: Option<i32>) -> String {
@@ -116,6 +121,7 @@ fn sentence(cause: &WaitCause, task: Option<i32>) -> String {
         (_, None) => format!("{at_least}{} tasks wait: {message}", cause.task_count),
     };
     match cause.since_time.as_ref().and_then(rfc3339) {
+        Some(end) if cause.reason() == R::Ended => format!("{text}, at {end}"),
         Some(since) => format!("{text}, since {since}"),
         None => text,
     }

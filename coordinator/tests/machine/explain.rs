@@ -210,9 +210,34 @@ fn what_is_cancelled_waits_for_its_worker() {
     let found = explain(&mut world, 1, Some(1));
     assert_eq!(reasons(&found), [(Reason::CancelRequested, 1)]);
     assert!(found.causes[0].way_out.ends_with(&format!("muster cancel {} 1 --now", batch(1))));
+    let whole = explain(&mut world, 1, None);
+    assert!(whole.causes[0].way_out.ends_with(&format!("muster cancel {} --now", batch(1))), "{whole:?}");
     world.send(Event::Gone(SessionId(1)));
     let found = explain(&mut world, 1, None);
     assert!(found.causes[0].message.contains("w1 is disconnected"), "{found:?}");
+}
+
+#[test]
+fn the_way_out_of_one_cancellation_never_ends_the_whole_batch() {
+    let mut world = World::new();
+    world.connect(1, hello(1, 2, &[]));
+    world.submit(1, 2, 2);
+    for task in [1, 2] {
+        world.says(1, FromWorker::Accepted(attempt(1, task, 1)));
+    }
+    world.cancel(1, &[1]);
+    let found = explain(&mut world, 1, None);
+    let cancelled = cause(&found, Reason::CancelRequested);
+    assert!(cancelled.way_out.ends_with(&format!("muster cancel {} TASK --now", batch(1))), "{cancelled:?}");
+}
+
+#[test]
+fn a_task_that_was_never_tried_has_no_output_to_look_at() {
+    let mut world = World::new();
+    world.submit(1, 2, 1);
+    world.cancel(1, &[1]);
+    let told = ended_task(batch(1), TaskIndex(1), world.task(1, 1));
+    assert_eq!(told.way_out, format!("run it again: muster retry {} 1", batch(1)));
 }
 
 #[test]

@@ -40,7 +40,7 @@ async fn a_batch_says_at_every_step_what_it_waits_for() {
     assert_eq!((place.next_task_index, place.tasks_ahead), (3, 1 + 2));
     let sick = muster(&cluster, &["doctor"]).await;
     assert_eq!(sick.status.code(), Some(2), "{sick:?}");
-    assert!(text(&sick.stdout).contains("none is known"), "{sick:?}");
+    assert!(text(&sick.stdout).contains("no worker is known"), "{sick:?}");
 
     // One place, which the older batch has.
     let _worker = cluster.worker(WorkerOptions::new("solo", 1)).await;

@@ -82,7 +82,9 @@ pub(super) async fn check(url: &str, report: &mut Report) -> Result<(), Error> {
     };
     let listed: Vec<String> =
         addresses.iter().take(MAX_NAMED).map(|address| address.ip().to_string()).collect();
-    report.add(Check::ok("host", format!("{host} is {}", listed.join(", "))))?;
+    let known = listed.len() == 1 && listed.contains(&host);
+    let detail = if known { "an IP address".to_owned() } else { format!("{host} is {}", listed.join(", ")) };
+    report.add(Check::ok("host", detail))?;
     let answers = connect(&addresses, port).await;
     let reached = answers.status == Status::Ok;
     report.add(answers)?;
@@ -306,7 +308,7 @@ fn workers(workers: &[Worker], url: &str) -> Check {
     }
     let first = |status: WorkerStatus| of(status).next().map(|worker| worker.worker_id.as_str());
     let start = format!("muster-worker --coordinator {url} --dispatch 'CMD'");
-    let detail = if parts.is_empty() { "none is known".to_owned() } else { parts.join(", ") };
+    let detail = if parts.is_empty() { "no worker is known".to_owned() } else { parts.join(", ") };
     let working = first(WorkerStatus::Connected).is_some();
     if let Some(name) = first(WorkerStatus::SetAside) {
         return Check::new(NAME, Status::Problem, detail)

@@ -266,7 +266,7 @@ impl Machine {
                 let workers: Vec<_> = self.fleet.get(&active.worker.instance).into_iter().collect();
                 let mut cause = Cause::new(reason_of(active), 1).about(workers);
                 cause.since_ms = active.start_ms;
-                vec![words::handed(cause, live.head.id, Some(task), self.config)]
+                vec![words::handed(cause, live, Some(task), self.config)]
             }
             Slot::Ended { status, .. } => vec![words::ended_slot(*status)],
         }
@@ -402,7 +402,7 @@ impl Machine {
         let causes = groups.into_iter().map(|(reason, group)| {
             let mut cause = Cause::new(reason, group.tasks).about(group.workers.into_values().collect());
             (cause.at_least, cause.since_ms) = (at_least, group.since_ms);
-            words::handed(cause, batch, None, self.config)
+            words::handed(cause, live, None, self.config)
         });
         causes.collect()
     }

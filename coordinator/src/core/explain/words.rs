@@ -101,7 +101,8 @@ pub(super) fn excluded(mut cause: Cause, batch: BatchId, others: bool) -> Cause 
 }
 
 /// Something that a worker has; `task` where one task was asked about.
-pub(super) fn handed(mut cause: Cause, batch: BatchId, task: Option<TaskIndex>, config: Config) -> Cause {
+pub(super) fn handed(mut cause: Cause, live: &Live, task: Option<TaskIndex>, config: Config) -> Cause {
+    let batch = live.head.id;
     let who = names(&cause);
     let them = match (task, cause.tasks) {
         (Some(task), _) => format!("task {task}"),
@@ -114,11 +115,17 @@ pub(super) fn handed(mut cause: Cause, batch: BatchId, task: Option<TaskIndex>, 
         Reason::StoringOutput => {
             format!("{them} {has} ended on {who}; the rest of the output is being stored")
         }
-        Reason::CancelRequested => format!("{them} {is} cancelled; waiting for {who} to confirm the end"),
+        Reason::CancelRequested => {
+            format!("{them} {is} being cancelled; waiting for {who} to confirm the end")
+        }
         _ => format!("{them} {runs} on {who}"),
     };
     let which = task.map_or_else(|| batch.to_string(), |task| format!("{batch} {task}"));
     cause.way_out = match cause.reason {
+        // Without a task's number it would end the whole batch, which nobody may have asked for.
+        Reason::CancelRequested if task.is_none() && live.state.cancel_reason.is_none() => {
+            format!("end one at once with: muster cancel {which} TASK --now")
+        }
         Reason::CancelRequested => format!("end it at once with: muster cancel {which} --now"),
         Reason::Offered => {
             format!("a worker that does not answer within {} s is cut off", config.offer_timeout_ms / 1_000)
@@ -180,9 +187,11 @@ pub(super) fn ended_task(batch: BatchId, task: TaskIndex, state: &TaskState) -> 
         cause.message += &format!(": {}", state.failure_message);
     }
     if matches!(state.status, TaskStatus::Failed | TaskStatus::Cancelled) {
-        cause.way_out = format!(
-            "see what it printed: muster logs {batch} {task}; run it again: muster retry {batch} {task}"
-        );
+        // One that was never tried has printed nothing.
+        if state.attempt.0 > 0 {
+            cause.way_out = format!("see what it printed: muster logs {batch} {task}; ");
+        }
+        cause.way_out += &format!("run it again: muster retry {batch} {task}");
     }
     cause.since_ms = state.end_ms;
     cause
