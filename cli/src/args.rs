@@ -70,6 +70,10 @@ pub enum Command {
     Resume(commands::resume::ResumeArgs),
     /// Show the limits in force
     Limits(commands::limits::LimitsArgs),
+    /// Say why tasks do not run, and what can be done about it
+    Explain(commands::explain::ExplainArgs),
+    /// Look for what is wrong between this machine and the coordinator
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 /// How to print.
@@ -129,6 +133,8 @@ impl Command {
             Self::Drain(args) => args.output,
             Self::Resume(args) => args.output,
             Self::Limits(args) => args.output,
+            Self::Explain(args) => args.output,
+            Self::Doctor(args) => args.output,
             Self::Logs(_) | Self::Wait(_) | Self::Export(_) => return false,
         };
         output.output == Some(Output::None)

@@ -11,9 +11,9 @@ use muster_coordinator::core::api_key::usable;
 use crate::{error::Error, input::file::read_text, io::Io, sanitize::one_line};
 
 /// The variable that the key is taken from when no file gives one. A task finds its own there.
-const VARIABLE: &str = "BIZYAIR_API_KEY";
+pub(crate) const VARIABLE: &str = "BIZYAIR_API_KEY";
 /// The largest key file that is read.
-const MAX_KEY_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// The key that models are looked up and tasks run with.
 #[derive(Clone, Debug, Default, Args)]

@@ -1,7 +1,9 @@
 //! The commands, one file each: arguments, the call, what is printed.
 
 pub mod cancel;
+pub mod doctor;
 pub mod drain;
+pub mod explain;
 pub mod export;
 pub mod limits;
 pub mod list;
@@ -40,6 +42,8 @@ pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error
         Command::Drain(args) => drain::run(args, context).await,
         Command::Resume(args) => resume::run(args, context).await,
         Command::Limits(args) => limits::run(args, context).await,
+        Command::Explain(args) => explain::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
     }
 }
 

@@ -3,8 +3,9 @@
 //! is absent is null. Pure.
 
 use muster_proto::v1::{
-    Batch, FailureReason, GetPolicyResponse, LateResult, PrefillBatchResponse, SchedulerStatus, Task,
-    TaskCard, TaskCounts, TaskStatus, WatchBatchResponse, Worker, WorkerStatus,
+    Batch, BatchPlaces, ExplainBatchResponse, FailureReason, GetInfoResponse, GetPolicyResponse, LateResult,
+    PrefillBatchResponse, SchedulerStatus, Task, TaskCard, TaskCounts, TaskStatus, WaitCause, WaitReason,
+    WatchBatchResponse, Worker, WorkerStatus,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
@@ -148,6 +149,51 @@ pub fn watch(message: &WatchBatchResponse) -> Value {
     })
 }
 
+/// Which coordinator it is.
+pub fn info(info: &GetInfoResponse) -> Value {
+    json!({
+        "version": info.version,
+        "server_time": time(info.server_time.as_ref()),
+        "life_id": info.life_id,
+    })
+}
+
+/// Why tasks do not run.
+pub fn explanation(reply: &ExplainBatchResponse) -> Value {
+    json!({
+        "batch_id": reply.batch_id,
+        "task_index": reply.task_index,
+        "scheduler_status": name(reply.scheduler_status, |n| SchedulerStatus::try_from(n).ok().map(|s| s.as_str_name())),
+        "counts": reply.counts.as_ref().map_or(Value::Null, counts),
+        "effective_concurrency": reply.effective_concurrency,
+        "causes": reply.causes.iter().map(cause).collect::<Vec<_>>(),
+        "next_task_index": reply.next_task_index,
+        "tasks_ahead": reply.tasks_ahead,
+        "tasks_ahead_at_least": reply.tasks_ahead_at_least,
+    })
+}
+
+/// One cause of it.
+pub fn cause(cause: &WaitCause) -> Value {
+    json!({
+        "reason": name(cause.reason, |n| WaitReason::try_from(n).ok().map(|r| r.as_str_name())),
+        "message": cause.message,
+        "way_out": cause.way_out,
+        "task_count": cause.task_count,
+        "at_least": cause.at_least,
+        "workers": cause.workers.iter().map(worker).collect::<Vec<_>>(),
+        "worker_count": cause.worker_count,
+        "batches": cause.batches.iter().map(places).collect::<Vec<_>>(),
+        "batch_count": cause.batch_count,
+        "since_time": time(cause.since_time.as_ref()),
+    })
+}
+
+/// A batch that holds places.
+pub fn places(places: &BatchPlaces) -> Value {
+    json!({ "batch_id": places.batch_id, "places": places.places })
+}
+
 /// The cards of a batch.
 pub fn prefill(reply: &PrefillBatchResponse) -> Value {
     json!({
@@ -223,6 +269,10 @@ mod tests {
         assert_eq!(keys(&watch(&WatchBatchResponse::default())), fields_of("WatchBatchResponse"));
         assert_eq!(keys(&prefill(&PrefillBatchResponse::default())), fields_of("PrefillBatchResponse"));
         assert_eq!(keys(&card(&TaskCard::default())), fields_of("TaskCard"));
+        assert_eq!(keys(&info(&GetInfoResponse::default())), fields_of("GetInfoResponse"));
+        assert_eq!(keys(&explanation(&ExplainBatchResponse::default())), fields_of("ExplainBatchResponse"));
+        assert_eq!(keys(&cause(&WaitCause::default())), fields_of("WaitCause"));
+        assert_eq!(keys(&places(&BatchPlaces::default())), fields_of("BatchPlaces"));
     }
 
     #[test]

@@ -6,7 +6,9 @@
 mod answers;
 mod approval;
 mod commands;
+mod doctor;
 mod drive;
+mod explain;
 mod export;
 mod input;
 mod live;

@@ -5,7 +5,10 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,11 @@ use muster_proto::v1::{
 };
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, body::Body, codegen::http};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
 
 /// Long enough that a test that waits for it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -48,6 +56,11 @@ pub(crate) struct State {
     /// Whole logs by task, each of an attempt that has ended; what is here needs no script.
     pub(crate) logs: Mutex<BTreeMap<i32, Vec<u8>>>,
     pub(crate) workers: Mutex<Vec<Worker>>,
+    pub(crate) explanations: Mutex<VecDeque<Result<v1::ExplainBatchResponse, Status>>>,
+    /// What GetInfo answers; of this moment and version where nothing is scripted.
+    pub(crate) infos: Mutex<VecDeque<Result<v1::GetInfoResponse, Status>>>,
+    pub(crate) not_serving: AtomicBool,
+    pub(crate) seen_explains: Mutex<Vec<v1::ExplainBatchRequest>>,
     pub(crate) seen_submits: Mutex<Vec<v1::SubmitBatchRequest>>,
     pub(crate) seen_prefills: Mutex<Vec<v1::PrefillBatchRequest>>,
     pub(crate) seen_watches: Mutex<Vec<v1::WatchBatchRequest>>,
@@ -171,6 +184,20 @@ impl BatchService for Service {
         Ok(Response::new(v1::RetryBatchResponse { batch: Some(batch) }))
     }
 
+    async fn explain_batch(
+        &self,
+        request: Request<v1::ExplainBatchRequest>,
+    ) -> Reply<v1::ExplainBatchResponse> {
+        self.0.seen_explains.lock().unwrap().push(request.into_inner());
+        let next = self.0.explanations.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Err(Status::internal("nothing scripted"))).map(Response::new)
+    }
+
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Reply<v1::GetInfoResponse> {
+        let next = self.0.infos.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Ok(info(0))).map(Response::new)
+    }
+
     async fn get_policy(&self, _: Request<v1::GetPolicyRequest>) -> Reply<v1::GetPolicyResponse> {
         Ok(Response::new(v1::GetPolicyResponse {
             max_concurrency: 3,
@@ -201,11 +228,27 @@ impl FleetService for Service {
     }
 }
 
-/// Both services on one port, chosen by path.
+#[tonic::async_trait]
+impl Health for Service {
+    type WatchStream = Streaming<HealthCheckResponse>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Reply<HealthCheckResponse> {
+        let serving = !self.0.not_serving.load(Ordering::Relaxed);
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Reply<Self::WatchStream> {
+        Err(Status::unimplemented("nobody here watches"))
+    }
+}
+
+/// All services on one port, chosen by path.
 #[derive(Clone)]
 struct Both {
     batches: BatchServiceServer<Service>,
     fleet: FleetServiceServer<Service>,
+    health: HealthServer<Service>,
 }
 
 impl tonic::codegen::Service<http::Request<Body>> for Both {
@@ -220,6 +263,8 @@ impl tonic::codegen::Service<http::Request<Body>> for Both {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path().starts_with("/muster.v1.FleetService/") {
             self.fleet.call(request)
+        } else if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+            self.health.call(request)
         } else {
             self.batches.call(request)
         }
@@ -242,13 +287,17 @@ impl Fake {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let state = Arc::new(State::default());
-        let (batches, fleet) = (Service(state.clone()), Service(state.clone()));
+        let (batches, fleet, health) =
+            (Service(state.clone()), Service(state.clone()), Service(state.clone()));
         let (sender, receiver) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::bind(address).await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
-            let both =
-                Both { batches: BatchServiceServer::new(batches), fleet: FleetServiceServer::new(fleet) };
+            let both = Both {
+                batches: BatchServiceServer::new(batches),
+                fleet: FleetServiceServer::new(fleet),
+                health: HealthServer::new(health),
+            };
             tonic::transport::Server::builder()
                 .serve_with_incoming(both, TcpListenerStream::new(listener))
                 .await
@@ -403,4 +452,16 @@ pub(crate) fn piece(offset: i64, data: &[u8], end_of_log: bool) -> Step<TailLogs
         end_of_log,
         discarded_bytes: 0,
     })
+}
+
+/// What a coordinator of this version says whose clock is so many seconds ahead.
+pub(crate) fn info(ahead: i64) -> v1::GetInfoResponse {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seconds = i64::try_from(now.as_secs()).unwrap() + ahead;
+    let nanos = i32::try_from(now.subsec_nanos()).unwrap();
+    v1::GetInfoResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_time: Some(prost_types::Timestamp { seconds, nanos }),
+        life_id: "life1".to_owned(),
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use muster_proto::{AttemptId, BatchId, TaskIndex};
 
 use super::{
+    explain::Explanation,
     model::{
         AttemptRow, BatchHead, BatchState, FailureReason, InstanceId, LoadedBatch, RequestRecord, Revision,
         TaskKey, TaskState, UnixMs, WorkerRef, WorkerRow,
@@ -45,6 +46,8 @@ pub enum Event {
     Steer(ReplyId, String, Steer),
     /// The workers are asked for.
     Workers(ReplyId),
+    /// Why tasks of a batch do not run is asked; `None`: of the batch as a whole.
+    Explain(ReplyId, BatchId, Option<TaskIndex>),
     /// A worker dials in.
     Hello(ReplyId, SessionId, Box<Hello>),
     /// A worker says something.
@@ -351,6 +354,8 @@ pub enum Reply {
     Worker(Box<WorkerView>),
     /// All workers, by name.
     Workers(Vec<WorkerView>),
+    /// Why tasks do not run; `None` where the batch is not in memory: it has ended, or there is none.
+    Explained(Option<Box<Explanation>>),
     /// The session stands; `Welcome` is on its way.
     Attached,
     /// The call was refused; nothing was changed.

@@ -147,6 +147,37 @@ impl Live {
         self.active.saturating_sub(self.state.counts.running)
     }
 
+    /// As many attempts are handed out as the limit allows.
+    pub(super) const fn is_full(&self) -> bool {
+        self.active >= self.head.effective_concurrency
+    }
+
+    /// Attempts that are handed out: offered, running, or ended and waiting for their output.
+    pub(super) const fn handed_out(&self) -> u32 {
+        self.active
+    }
+
+    /// Tasks in the queue; offered ones have left it.
+    pub(super) fn waiting(&self) -> u32 {
+        self.state.counts.queued.saturating_sub(self.offered_count())
+    }
+
+    /// The queue in the order in which it is handed out, one item for each slot that is looked at (`None` where
+    /// none waits there), so that a caller can bound its walk.
+    pub(super) fn queue(&self) -> impl Iterator<Item = Option<TaskIndex>> {
+        let rest = self.slots.get(self.cursor as usize - 1..).unwrap_or_default();
+        let rest = rest.iter().zip(self.cursor..).map(|(slot, index)| {
+            let waits = matches!(slot, Slot::Waiting { .. }) && !self.returned.contains(&index);
+            waits.then_some(TaskIndex(index))
+        });
+        self.returned.iter().map(|index| Some(TaskIndex(*index))).chain(rest)
+    }
+
+    /// Tasks that some machine could not start, with those machines; also such as are handed out again.
+    pub(super) fn excluded(&self) -> impl Iterator<Item = (TaskIndex, &BTreeSet<InstanceId>)> {
+        self.excluded.iter().map(|(task, machines)| (TaskIndex(*task), machines))
+    }
+
     /// The first waiting task by index that `worker` has not failed to start.
     pub(super) fn next_for(&mut self, worker: &InstanceId) -> Option<TaskIndex> {
         let excluded = &self.excluded;

@@ -181,6 +181,7 @@ impl Machine {
             Event::Worker(..)
             | Event::Steer(..)
             | Event::Workers(_)
+            | Event::Explain(..)
             | Event::Gone(_)
             | Event::LogStored(..)
             | Event::Unsendable(..)
@@ -201,6 +202,13 @@ impl Machine {
                 let mut views: Vec<_> = self.fleet.iter().map(super::fleet::Worker::view).collect();
                 views.sort_by(|a, b| a.name.cmp(&b.name));
                 turn.reply(reply, Reply::Workers(views));
+            }
+            Event::Explain(reply, batch, task) => {
+                let answer = match self.explain(batch, task) {
+                    Ok(explanation) => Reply::Explained(explanation.map(Box::new)),
+                    Err(refused) => Reply::Refused(refused),
+                };
+                turn.reply(reply, answer);
             }
             Event::Hello(reply, session, hello) => self.on_hello(&mut turn, reply, session, &hello, &facts),
             Event::Worker(session, said) => self.on_worker(&mut turn, session, said, facts),

@@ -15,6 +15,7 @@ pub mod card_input;
 pub mod catalog;
 pub mod contract;
 pub mod event;
+pub mod explain;
 mod fleet;
 pub mod integer;
 mod json;

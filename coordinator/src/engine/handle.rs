@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use muster_proto::{AttemptId, BatchId};
+use muster_proto::{AttemptId, BatchId, TaskIndex};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         event::{
             Cancel, FromWorker, Hello, Refused, Reply, Retry, SessionId, Steer, Submit, Verdict, WorkerView,
         },
+        explain::Explanation,
         model::Revision,
         plan::TaskSpec,
     },
@@ -50,6 +51,7 @@ pub(super) enum Input {
     Retry(Box<Retry>, oneshot::Sender<Reply>),
     Steer(String, Steer, oneshot::Sender<Reply>),
     Workers(oneshot::Sender<Reply>),
+    Explain(BatchId, Option<TaskIndex>, oneshot::Sender<Reply>),
     Hello(SessionId, Box<Hello>, mpsc::Sender<SessionMessage>, oneshot::Sender<Reply>),
     Worker(SessionId, FromWorker),
     Gone(SessionId),
@@ -139,6 +141,20 @@ impl Handle {
     pub async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
         match self.call(Input::Workers).await? {
             Reply::Workers(views) => Ok(views),
+            _ => Err(Stopped.into()),
+        }
+    }
+
+    /// Why tasks of a batch (or one of them) do not run. `None`: the batch has ended by now, or there is none;
+    /// what is so is in the store.
+    pub async fn explain(
+        &self,
+        batch: BatchId,
+        task: Option<TaskIndex>,
+    ) -> Result<Option<Explanation>, Error> {
+        match self.call(|reply| Input::Explain(batch, task, reply)).await? {
+            Reply::Explained(explanation) => Ok(explanation.map(|explanation| *explanation)),
+            Reply::Refused(refused) => Err(refused.into()),
             _ => Err(Stopped.into()),
         }
     }

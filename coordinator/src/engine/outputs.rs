@@ -50,6 +50,7 @@ impl Outputs {
             Input::Retry(retry, reply) => Event::Retry(self.expect(reply), retry),
             Input::Steer(worker, steer, reply) => Event::Steer(self.expect(reply), worker, steer),
             Input::Workers(reply) => Event::Workers(self.expect(reply)),
+            Input::Explain(batch, task, reply) => Event::Explain(self.expect(reply), batch, task),
             Input::Hello(session, hello, outbox, reply) => {
                 self.sessions.insert(session, outbox);
                 Event::Hello(self.expect(reply), session, hello)

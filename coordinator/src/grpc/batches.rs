@@ -31,6 +31,7 @@ use super::{
         self, Violation,
         submit::{self, Payload},
     },
+    explain,
     page_token::PageToken,
     prefill, status, tail, watch,
 };
@@ -160,6 +161,13 @@ impl v1::batch_service_server::BatchService for Batches {
         Ok(Response::new(v1::RetryBatchResponse { batch: Some(batch) }))
     }
 
+    async fn explain_batch(
+        &self,
+        request: Request<v1::ExplainBatchRequest>,
+    ) -> Result<Response<v1::ExplainBatchResponse>, Status> {
+        explain::explain_batch(&self.context, &request.into_inner()).await.map(Response::new)
+    }
+
     async fn get_policy(
         &self,
         _: Request<v1::GetPolicyRequest>,
@@ -171,6 +179,17 @@ impl v1::batch_service_server::BatchService for Batches {
             max_tasks: convert::count(policy.max_tasks),
             system_max_concurrency: convert::count(policy.system.max_concurrency),
             system_max_tasks: convert::count(policy.system.max_tasks),
+        }))
+    }
+
+    async fn get_info(
+        &self,
+        _: Request<v1::GetInfoRequest>,
+    ) -> Result<Response<v1::GetInfoResponse>, Status> {
+        Ok(Response::new(v1::GetInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            server_time: Some(convert::timestamp(unix_ms())),
+            life_id: self.context.life.to_string(),
         }))
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod accept;
 mod batches;
 pub(crate) mod context;
 mod convert;
+mod explain;
 mod fleet;
 mod front;
 mod health;

@@ -233,6 +233,12 @@ pub(crate) fn prefill_too_slow(seconds: u64) -> Status {
     Parts::new(Code::DeadlineExceeded, "TOO_SLOW", message).build()
 }
 
+/// A batch that ended and was reopened each time that it was looked at.
+pub(crate) fn changing(batch: BatchId) -> Status {
+    let message = format!("batch {batch} ends and is retried while it is looked at; ask again");
+    Parts::new(Code::Aborted, "BATCH_CHANGING", message).build()
+}
+
 /// Something of the coordinator's own is broken. The cause goes to its log only.
 pub(crate) fn internal(what: &'static str, cause: &dyn std::fmt::Display) -> Status {
     tracing::error!(%cause, "{what}");

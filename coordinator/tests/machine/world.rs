@@ -182,7 +182,26 @@ impl World {
             if loaded.state.status.is_ended() {
                 assert!(!self.store.secrets.contains_key(&loaded.head.id), "a key goes with its batch's end");
             }
+            self.check_explanation(loaded, handed_out);
         }
+    }
+
+    /// Every task of an unfinished batch has a cause, whatever has happened.
+    fn check_explanation(&self, loaded: &LoadedBatch, handed_out: u32) {
+        let found = self.machine.explain(loaded.head.id, None).expect("the whole batch has no number");
+        assert_eq!(found.is_none(), loaded.state.status.is_ended());
+        let Some(found) = found else { return };
+        let waiting = loaded.state.counts.unfinished() - handed_out;
+        let of = |waits: bool| found.causes.iter().filter(move |cause| cause.reason.is_waiting() == waits);
+        assert_eq!(
+            of(true).any(|cause| cause.tasks > 0),
+            waiting > 0,
+            "what waits waits for something: {found:?}"
+        );
+        assert!(of(true).all(|cause| cause.tasks <= waiting), "{found:?}");
+        let others = of(false).map(|cause| cause.tasks).sum::<u32>();
+        assert_eq!(others + waiting, loaded.head.task_count, "no other is left out: {found:?}");
+        assert_eq!(found.place.is_some(), waiting > 0);
     }
 
     pub(crate) fn reply_id(&mut self) -> ReplyId {

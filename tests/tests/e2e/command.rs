@@ -10,7 +10,7 @@ use nix::{
 
 use crate::SOON;
 
-async fn muster(cluster: &Cluster, args: &[&str]) -> Output {
+pub(crate) async fn muster(cluster: &Cluster, args: &[&str]) -> Output {
     let mut command = cluster.command("muster", "muster");
     command.env("MUSTER_COORDINATOR", format!("http://{}", cluster.address()));
     let output = command.args(args).stderr(std::process::Stdio::piped()).output();

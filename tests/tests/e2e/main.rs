@@ -7,6 +7,7 @@ mod cancel_retry_drain;
 mod cards;
 mod chaos;
 mod command;
+mod explain;
 mod fleet;
 mod launch_failure;
 mod logs;

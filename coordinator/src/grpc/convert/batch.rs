@@ -43,7 +43,7 @@ pub(crate) fn batch(view: &BatchView, available_workers: u32) -> v1::Batch {
     }
 }
 
-const fn status(status: BatchStatus) -> v1::SchedulerStatus {
+pub(super) const fn status(status: BatchStatus) -> v1::SchedulerStatus {
     match status {
         BatchStatus::Queued => v1::SchedulerStatus::Queued,
         BatchStatus::Running => v1::SchedulerStatus::Running,
@@ -53,7 +53,7 @@ const fn status(status: BatchStatus) -> v1::SchedulerStatus {
     }
 }
 
-fn counts(counts: Counts) -> v1::TaskCounts {
+pub(super) fn counts(counts: Counts) -> v1::TaskCounts {
     let Counts { queued, running, completed, failed, cancelled } = counts;
     v1::TaskCounts {
         queued: count(queued),

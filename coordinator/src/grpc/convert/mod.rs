@@ -5,6 +5,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod batch;
+pub(crate) mod explain;
 pub(crate) mod submit;
 pub(crate) mod task;
 pub(crate) mod worker;
