@@ -8,29 +8,31 @@ pub mod approval;
 pub mod args;
 pub mod backoff;
 pub mod client;
+pub mod color;
 pub mod commands;
+pub mod config;
 pub mod error;
 pub mod follow;
 pub mod input;
 pub mod io;
 pub mod key;
 pub mod output;
+pub mod pager;
 pub mod payload;
 pub mod progress;
 pub mod sanitize;
 pub mod shell;
+pub mod start;
 pub mod surroundings;
 pub mod tail;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Cli, Command};
 use backoff::Patience;
 use error::{Error, Exit};
 use io::Io;
-use surroundings::Surroundings;
+use start::Start;
 
 /// What every command works with.
 #[derive(Clone)]
@@ -49,7 +51,14 @@ pub fn main() -> ExitCode {
     if let Some(code) = commands::run::embed::runner_main() {
         return code;
     }
-    let cli = Cli::parse();
+    // A shell asks what could come next on the command line; the answer is all there is to do.
+    if let Some(exit) = commands::completions::answer() {
+        return exit.into();
+    }
+    let start = match start::read(std::env::args_os().collect()) {
+        Ok(start) => start,
+        Err(exit) => return exit,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -57,14 +66,14 @@ pub fn main() -> ExitCode {
             return Exit::NotAllCompleted.into();
         }
     };
-    let exit = runtime.block_on(execute_until_interrupted(cli));
+    let exit = runtime.block_on(execute_until_interrupted(start));
     // Waits for nothing: a thread stuck on a terminal that nobody reads must not hold the exit.
     runtime.shutdown_background();
     exit.into()
 }
 
-async fn execute_until_interrupted(cli: Cli) -> Exit {
-    let io = Io::standard().with_surroundings(Surroundings::of_process());
+async fn execute_until_interrupted(start: Start) -> Exit {
+    let Start { cli, io, pager } = start;
     let context = Context { io, url: cli.coordinator.clone(), patience: Patience::default() };
     // `run` owns tasks that cost money and ends them itself; every other command only looks on.
     if matches!(cli.command, Command::Run(_)) {
@@ -73,9 +82,36 @@ async fn execute_until_interrupted(cli: Cli) -> Exit {
     let io = context.io.clone();
     // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
     let command = tokio::spawn(execute(cli, context));
+    let shown = pager.clone();
+    let command = async move {
+        let exit = command.await.unwrap_or(Exit::NotAllCompleted);
+        if let Some(pager) = shown {
+            // Waits for the user, on a thread that may wait.
+            let _ = tokio::task::spawn_blocking(move || pager.finish()).await;
+        }
+        exit
+    };
     tokio::select! {
-        exit = command => exit.unwrap_or(Exit::NotAllCompleted),
-        _ = tokio::signal::ctrl_c() => report(Err(Error::Interrupted), &io),
+        exit = command => exit,
+        () = interrupted(pager.as_ref()) => {
+            let exit = report(Err(Error::Interrupted), &io);
+            if let Some(pager) = pager {
+                pager.finish();
+            }
+            exit
+        }
+    }
+}
+
+/// Ends with the first Ctrl-C that is not meant for the pager.
+async fn interrupted(pager: Option<&pager::Pager>) {
+    loop {
+        if tokio::signal::ctrl_c().await.is_err() {
+            return std::future::pending().await;
+        }
+        if !pager.is_some_and(pager::Pager::has_terminal) {
+            return;
+        }
     }
 }
 

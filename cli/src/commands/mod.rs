@@ -1,10 +1,13 @@
 //! The commands, one file each: arguments, the call, what is printed.
 
 pub mod cancel;
+pub mod completions;
+pub mod config;
 pub mod drain;
 pub mod limits;
 pub mod list;
 pub mod logs;
+pub mod man;
 pub mod prefill;
 pub mod resume;
 pub mod retry;
@@ -36,6 +39,9 @@ pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error
         Command::Drain(args) => drain::run(args, context).await,
         Command::Resume(args) => resume::run(args, context).await,
         Command::Limits(args) => limits::run(args, context).await,
+        Command::Config(args) => config::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
+        Command::Man(args) => man::run(&args, context),
     }
 }
 
