@@ -5,9 +5,9 @@
 //! task finds in its own environment (`MUSTER_BATCH_ID MUSTER_TASK_INDEX MUSTER_ATTEMPT MUSTER_OUTPUT_DIR`) is
 //! never read, so that a task may call `muster` itself.
 
-use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
-
 use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
 use crate::{client::new_request_id, color::When, commands, error::Error, output::Format};
 
@@ -79,8 +79,12 @@ pub enum Command {
     Status(commands::status::StatusArgs),
     /// Follow a batch until it has ended
     Watch(commands::watch::WatchArgs),
+    /// Wait until batches have ended, and print nothing
+    Wait(commands::wait::WaitArgs),
     /// Show what tasks print
     Logs(commands::logs::LogsArgs),
+    /// Save a batch as files: status document, logs, record of the scheduling
+    Export(commands::export::ExportArgs),
     /// End tasks of a batch, or all of it
     Cancel(commands::cancel::CancelArgs),
     /// Run failed or cancelled tasks again
@@ -122,13 +126,66 @@ impl Command {
 pub struct OutputArgs {
     /// How to print what is listed or shown
     #[arg(long, value_enum, env = "MUSTER_OUTPUT", value_name = "FORMAT")]
-    pub output: Option<Format>,
+    pub output: Option<Output>,
+}
+
+/// What `--output` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns for people
+    Table,
+    /// One JSON document: the API's messages
+    Json,
+    /// One line of JSON an item
+    Jsonl,
+    /// The status document of the original batch runner
+    SeedJson,
+    /// Nothing but errors: the exit code tells
+    None,
 }
 
 impl OutputArgs {
     /// The format; a table unless told otherwise.
     pub fn format(self) -> Format {
-        self.output.unwrap_or(Format::Table)
+        self.given().unwrap_or(Format::Table)
+    }
+
+    /// The format where one was given. Where nothing is to be printed, what is printed goes nowhere (see
+    /// [`Command::prints_nothing`]), so any will do.
+    pub fn given(self) -> Option<Format> {
+        self.output.map(|output| match output {
+            Output::Table | Output::None => Format::Table,
+            Output::Json => Format::Json,
+            Output::Jsonl => Format::Jsonl,
+            Output::SeedJson => Format::SeedJson,
+        })
+    }
+}
+
+impl Command {
+    /// Whether `--output none` was given: neither data nor talk, only errors and the exit code.
+    pub fn prints_nothing(&self) -> bool {
+        let output = match self {
+            Self::Run(args) => args.output,
+            Self::Submit(args) => args.output,
+            Self::Prefill(args) => args.output,
+            Self::Status(args) => args.output,
+            Self::Watch(args) => args.output,
+            Self::Cancel(args) => args.output,
+            Self::Retry(args) => args.output,
+            Self::List(args) => args.output,
+            Self::Workers(args) => args.output,
+            Self::Drain(args) => args.output,
+            Self::Resume(args) => args.output,
+            Self::Limits(args) => args.output,
+            Self::Logs(_)
+            | Self::Wait(_)
+            | Self::Export(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::Man(_) => return false,
+        };
+        output.output == Some(Output::None)
     }
 }
 
@@ -176,8 +233,16 @@ mod tests {
     use super::*;
 
     /// Options without an environment variable, each for its reason in the module's documentation.
-    const NO_VARIABLE: [&str; 7] =
-        ["help", "version", "concurrency-approved", "task-count-approved", "attempt", "resume", "abandon"];
+    const NO_VARIABLE: [&str; 8] = [
+        "help",
+        "version",
+        "concurrency-approved",
+        "task-count-approved",
+        "attempt",
+        "output-dir",
+        "resume",
+        "abandon",
+    ];
 
     #[test]
     fn the_command_line_is_well_formed() {

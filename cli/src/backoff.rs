@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{Context, error::Error};
+use crate::{Context, error::Error, io::Io};
 
 /// Bounds of the waiting.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,11 @@ impl Patience {
     }
 }
 
-/// The time without an answer, from the first failure to the next success.
-#[derive(Debug, Default)]
+/// The time without an answer, from the first failure to the next success. Of several at once, only the first is
+/// spoken of, and the end of the last.
+#[derive(Default)]
 pub struct Outage {
-    since: Option<Instant>,
+    since: Option<(Instant, Io)>,
     tries: u32,
 }
 
@@ -43,14 +44,16 @@ impl Outage {
     /// Waits before the next try, saying so on the first one. Fails once the patience is used up.
     pub async fn wait(&mut self, context: &Context, why: &str) -> Result<(), Error> {
         let patience = context.patience;
-        let since = *self.since.get_or_insert_with(|| {
+        let (since, _) = self.since.get_or_insert_with(|| {
             let seconds = patience.give_up.as_secs();
-            context.io.say(&format!(
-                "the coordinator at {} went away ({}); trying again for {seconds} s",
-                context.url,
-                crate::sanitize::one_line(why)
-            ));
-            Instant::now()
+            if context.io.outage_begins() {
+                context.io.say(&format!(
+                    "the coordinator at {} went away ({}); trying again for {seconds} s",
+                    context.url,
+                    crate::sanitize::one_line(why)
+                ));
+            }
+            (Instant::now(), context.io.clone())
         });
         if since.elapsed() >= patience.give_up {
             let seconds = since.elapsed().as_secs();
@@ -63,10 +66,18 @@ impl Outage {
 
     /// An answer came.
     pub fn over(&mut self, context: &Context) {
-        if self.since.take().is_some() {
+        if self.since.take().is_some() && context.io.outage_ends() {
             context.io.say("the coordinator is back");
         }
         self.tries = 0;
+    }
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        if let Some((_, io)) = self.since.take() {
+            io.outage_ends();
+        }
     }
 }
 

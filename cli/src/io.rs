@@ -4,10 +4,13 @@
 
 use std::{
     io::{IsTerminal, Write},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use crate::{error::Error, surroundings::Surroundings};
+use crate::{error::Error, sanitize::Colour, surroundings::Surroundings};
 
 type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
 
@@ -19,6 +22,8 @@ pub struct Io {
     out_is_terminal: bool,
     interrupt_hint: Arc<Mutex<Option<String>>>,
     surroundings: Surroundings,
+    /// Streams that wait for the coordinator to come back.
+    outages: Arc<AtomicUsize>,
 }
 
 impl Io {
@@ -35,7 +40,16 @@ impl Io {
             err: Arc::new(Mutex::new(err)),
             out_is_terminal,
             interrupt_hint: Arc::default(),
-            surroundings: Surroundings::default(),
+            surroundings: Surroundings { data_in_colour: out_is_terminal, ..Surroundings::default() },
+            outages: Arc::default(),
+        }
+    }
+
+    /// The same, but neither data nor talk goes anywhere (`--output none`).
+    pub fn silent(&self) -> Self {
+        Self {
+            interrupt_hint: self.interrupt_hint.clone(),
+            ..Self::new(Box::new(std::io::sink()), Box::new(std::io::sink()), false)
         }
     }
 
@@ -53,6 +67,21 @@ impl Io {
     /// Whether data goes to a terminal, which decides about colour and raw bytes.
     pub fn out_is_terminal(&self) -> bool {
         self.out_is_terminal
+    }
+
+    /// Whether data may be coloured, as [`crate::color`] has decided.
+    pub fn colour(&self) -> Colour {
+        if self.surroundings.data_in_colour { Colour::Keep } else { Colour::Strip }
+    }
+
+    /// A stream lost the coordinator: whether it is the first to say so.
+    pub fn outage_begins(&self) -> bool {
+        self.outages.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// A stream that had lost the coordinator has it back, or gave up: whether none is without it now.
+    pub fn outage_ends(&self) -> bool {
+        self.outages.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
     /// Writes data and flushes it. A reader that went away is [`Error::ClosedPipe`].

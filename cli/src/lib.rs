@@ -16,6 +16,7 @@ pub mod follow;
 pub mod input;
 pub mod io;
 pub mod key;
+pub mod lines;
 pub mod output;
 pub mod pager;
 pub mod payload;
@@ -80,6 +81,8 @@ async fn execute_until_interrupted(start: Start) -> Exit {
         return execute(cli, context).await;
     }
     let io = context.io.clone();
+    // Before anything is printed that a user may answer with Ctrl-C. Without a handler the signal ends us as it is.
+    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).ok();
     // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
     let command = tokio::spawn(execute(cli, context));
     let shown = pager.clone();
@@ -93,7 +96,7 @@ async fn execute_until_interrupted(start: Start) -> Exit {
     };
     tokio::select! {
         exit = command => exit,
-        () = interrupted(pager.as_ref()) => {
+        () = interrupted(&mut interrupts, pager.as_ref()) => {
             let exit = report(Err(Error::Interrupted), &io);
             if let Some(pager) = pager {
                 pager.finish();
@@ -104,11 +107,14 @@ async fn execute_until_interrupted(start: Start) -> Exit {
 }
 
 /// Ends with the first Ctrl-C that is not meant for the pager.
-async fn interrupted(pager: Option<&pager::Pager>) {
+async fn interrupted(interrupts: &mut Option<tokio::signal::unix::Signal>, pager: Option<&pager::Pager>) {
     loop {
-        if tokio::signal::ctrl_c().await.is_err() {
+        let Some(()) = (match interrupts {
+            Some(interrupts) => interrupts.recv().await,
+            None => None,
+        }) else {
             return std::future::pending().await;
-        }
+        };
         if !pager.is_some_and(pager::Pager::has_terminal) {
             return;
         }
@@ -118,6 +124,8 @@ async fn interrupted(pager: Option<&pager::Pager>) {
 /// Runs one command and prints how it failed, if it did.
 pub async fn execute(cli: Cli, context: Context) -> Exit {
     let io = context.io.clone();
+    let silent = cli.command.prints_nothing();
+    let context = if silent { Context { io: io.silent(), ..context } } else { context };
     report(commands::dispatch(cli.command, &context).await, &io)
 }
 

@@ -2,8 +2,8 @@
 //! forge what this command says.
 //!
 //! Kept: text, `\n`, `\t`, and colours (SGR) where allowed. Escape sequences that are complete are dropped;
-//! broken or over-long ones, and all other control characters, become visible signs. `\r\n` and `\r` are line
-//! ends. Invalid UTF-8 becomes U+FFFD. Works across chunk borders with bounded state. It does not look for
+//! broken or over-long ones, and all other control characters, become visible signs. `\r\n` is a line end, and so
+//! is `\r`, unless [`Sanitizer::keep_returns`] leaves it to [`crate::lines`]. Invalid UTF-8 becomes U+FFFD. Works across chunk borders with bounded state. It does not look for
 //! secrets, and leaves confusable letters alone.
 
 /// The longest escape sequence that is dropped as a whole, in characters; longer ones are shown.
@@ -44,6 +44,8 @@ pub struct Sanitizer {
     sequence: String,
     length: usize,
     carriage_return: bool,
+    /// What a `\r` that no `\n` follows becomes.
+    lone_return: char,
     coloured: bool,
 }
 
@@ -57,8 +59,15 @@ impl Sanitizer {
             sequence: String::new(),
             length: 0,
             carriage_return: false,
+            lone_return: '\n',
             coloured: false,
         }
+    }
+
+    /// Lets a `\r` that no `\n` follows through as it is: not for a terminal, but for what turns it into lines.
+    pub fn keep_returns(mut self) -> Self {
+        self.lone_return = '\r';
+        self
     }
 
     /// Takes the next bytes and appends what is safe to show.
@@ -98,7 +107,7 @@ impl Sanitizer {
             self.give_up(out);
         }
         if std::mem::take(&mut self.carriage_return) {
-            out.push('\n');
+            out.push(self.lone_return);
         }
         self.reset_colour(out);
     }
@@ -152,7 +161,7 @@ impl Sanitizer {
                     self.carriage_return = true;
                     return;
                 }
-                _ => out.push('\n'),
+                _ => out.push(self.lone_return),
             }
         }
         match character {
@@ -300,6 +309,17 @@ mod tests {
     fn text_and_line_ends_pass() {
         assert_eq!(strip("a\tb\nc 你好 é\n"), "a\tb\nc 你好 é\n");
         assert_eq!(strip("a\r\nb\r\r\nc\rd\r"), "a\nb\nc\nd\n");
+    }
+
+    #[test]
+    fn lone_returns_are_kept_where_they_are_wanted() {
+        let mut sanitizer = Sanitizer::new(Colour::Strip).keep_returns();
+        let mut out = String::new();
+        for chunk in [&b"1%\r2%\r"[..], b"\r\nx\r", b"\x1b[Ky\r"] {
+            sanitizer.push(chunk, &mut out);
+        }
+        sanitizer.finish(&mut out);
+        assert_eq!(out, "1%\r2%\nx\ry\r");
     }
 
     #[test]

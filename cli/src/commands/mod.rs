@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod completions;
 pub mod config;
 pub mod drain;
+pub mod export;
 pub mod limits;
 pub mod list;
 pub mod logs;
@@ -14,6 +15,7 @@ pub mod retry;
 pub mod run;
 pub mod status;
 pub mod submit;
+pub mod wait;
 pub mod watch;
 pub mod workers;
 
@@ -31,6 +33,8 @@ pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error
         Command::Prefill(args) => prefill::run(args, context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Watch(args) => watch::run(args, context).await,
+        Command::Wait(args) => wait::run(args, context).await,
+        Command::Export(args) => export::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Cancel(args) => cancel::run(args, context).await,
         Command::Retry(args) => retry::run(args, context).await,

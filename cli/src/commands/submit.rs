@@ -54,12 +54,12 @@ pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
     }
     context.io.say(&headline(&batch));
     if args.watch {
-        if args.output.output.is_none() {
+        if args.output.given().is_none() {
             context.io.line(&one_line(&batch.batch_id))?;
         }
         return watch(&client, &batch.batch_id, args.output.format(), true).await;
     }
-    match args.output.output {
+    match args.output.given() {
         None | Some(Format::Table) => context.io.line(&one_line(&batch.batch_id))?,
         Some(format) => print_batch(&client, &batch, format).await?,
     }

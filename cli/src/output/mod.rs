@@ -1,5 +1,7 @@
 //! What commands print: tables for people, JSON for programs.
 
+pub mod details;
+pub mod document;
 pub mod json;
 pub mod seed;
 pub mod table;
@@ -14,6 +16,7 @@ use crate::{
     error::Error,
     io::Io,
     output::{
+        document::Document,
         table::Table,
         words::{describe_failure, duration_between, rfc3339, scheduler_word, task_word, worker_word},
     },
@@ -57,27 +60,62 @@ pub fn print_line(io: &Io, value: &Value) -> Result<(), Error> {
 
 /// Prints one batch and all its tasks, which are paged where the batch did not bring them.
 pub async fn print_batch(client: &Client, batch: &Batch, format: Format) -> Result<(), Error> {
+    print_tasks_of(client, batch, format, |_| true).await
+}
+
+/// Prints one batch and those of its tasks that are wanted. Memory holds one page of them.
+pub async fn print_tasks_of(
+    client: &Client,
+    batch: &Batch,
+    format: Format,
+    wanted: impl Fn(&Task) -> bool,
+) -> Result<(), Error> {
     let io = &client.context().io;
     let mut pages = client.tasks_of(batch);
-    match format {
-        Format::Table => {
-            io.line(&headline(batch))?;
-            let mut table = task_table();
-            while let Some(tasks) = pages.next().await? {
-                io.write(table.rows(tasks.iter().map(task_row).collect()).as_bytes())?;
-            }
-            Ok(())
+    let mut table = task_table().counting_to(batch.task_count);
+    let alone = Batch { tasks: Vec::new(), tasks_omitted: false, ..batch.clone() };
+    let (task_value, document): (fn(&Task) -> Value, _) = match format {
+        Format::SeedJson => (seed::task, Some(seed::batch(&alone))),
+        Format::Json => (json::task, Some(json::batch(&alone))),
+        Format::Table | Format::Jsonl => (json::task, None),
+    };
+    let mut document = match document {
+        Some(value) => {
+            let (head, document) = Document::open(&value, "tasks");
+            io.write(json::safe(&head).as_bytes())?;
+            Some(document)
         }
-        Format::Jsonl => {
-            while let Some(tasks) = pages.next().await? {
-                for task in &tasks {
-                    print_line(io, &json::task(task))?;
-                }
+        None => None,
+    };
+    if format == Format::Table {
+        io.line(&headline(batch))?;
+    }
+    let mut printed = false;
+    while let Some(mut tasks) = pages.next().await? {
+        tasks.retain(&wanted);
+        let text = match (&mut document, format) {
+            (Some(document), _) => {
+                json::safe(&tasks.iter().map(|task| document.item(&task_value(task))).collect::<String>())
             }
-            Ok(())
+            (None, Format::Jsonl) => {
+                let line = |task| json::safe(&json::task(task).to_string()) + "\n";
+                tasks.iter().map(line).collect()
+            }
+            // The first rows set the widths of the columns.
+            (None, _) if tasks.is_empty() => String::new(),
+            (None, _) => table.rows(tasks.iter().map(task_row).collect()),
+        };
+        printed |= !text.is_empty();
+        if !text.is_empty() {
+            io.write(text.as_bytes())?;
         }
-        Format::Json => print_document(io, &json::batch(&with_tasks(batch, pages.all().await?))),
-        Format::SeedJson => print_document(io, &seed::batch(&with_tasks(batch, pages.all().await?))),
+    }
+    if format == Format::Table && !printed {
+        io.write(table.rows(Vec::new()).as_bytes())?;
+    }
+    match document {
+        Some(document) => io.write(json::safe(&document.close()).as_bytes()),
+        None => Ok(()),
     }
 }
 
@@ -124,10 +162,6 @@ pub fn batch_row(batch: &Batch) -> Vec<String> {
         counts.cancelled.to_string(),
         batch.create_time.as_ref().and_then(rfc3339).unwrap_or_default(),
     ]
-}
-
-fn with_tasks(batch: &Batch, tasks: Vec<Task>) -> Batch {
-    Batch { tasks, tasks_omitted: false, ..batch.clone() }
 }
 
 fn task_table() -> Table {

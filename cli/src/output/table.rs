@@ -11,12 +11,19 @@ const MAX_WIDTH: usize = 40;
 pub struct Table {
     headers: &'static [&'static str],
     widths: Vec<usize>,
+    /// The least width of the first column.
+    first: usize,
 }
 
 impl Table {
     /// A table with these columns.
     pub fn new(headers: &'static [&'static str]) -> Self {
-        Self { headers, widths: Vec::new() }
+        Self { headers, widths: Vec::new(), first: 0 }
+    }
+
+    /// Numbers up to `largest` stand in the first column, also where the first part has only small ones.
+    pub fn counting_to(self, largest: i32) -> Self {
+        Self { first: largest.to_string().len(), ..self }
     }
 
     /// The next rows as text, under the headers where they are the first. Cells may hold anything: control
@@ -36,6 +43,9 @@ impl Table {
                 for (width, cell) in self.widths.iter_mut().zip(row) {
                     *width = (*width).max(cell.width());
                 }
+            }
+            if let Some(width) = self.widths.first_mut() {
+                *width = (*width).max(self.first);
             }
             let headers: Vec<String> = self.headers.iter().map(|&header| header.to_owned()).collect();
             self.row(&headers, &mut out);
@@ -90,6 +100,13 @@ mod tests {
         ]);
         assert_eq!(first, "ID  NAME  END\n1   万相  x\n10  a\n");
         assert_eq!(table.rows(vec![vec!["2".into(), "b\n".into(), "y".into()]]), "2   b␊    y\n");
+    }
+
+    #[test]
+    fn numbers_of_later_parts_have_their_place() {
+        let mut table = Table::new(&["N", "NAME"]).counting_to(1000);
+        assert_eq!(table.rows(vec![vec!["1".into(), "a".into()]]), "N     NAME\n1     a\n");
+        assert_eq!(table.rows(vec![vec!["1000".into(), "b".into()]]), "1000  b\n");
     }
 
     #[test]

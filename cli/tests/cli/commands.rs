@@ -301,33 +301,6 @@ async fn status_pages_tasks_that_are_not_inline_in_every_format() {
 }
 
 #[tokio::test]
-async fn logs_go_on_at_their_offset_and_show_no_control_characters() {
-    let fake = Fake::start();
-    fake.state.tails.lock().unwrap().extend([
-        vec![piece(0, b"one\x1b[2J\r\ntw", false), Step::Fail(Status::unavailable("gone"))],
-        // From a little before where it was cut: nothing is shown twice.
-        vec![piece(8, b"\ntwo\n\xff", true)],
-    ]);
-    let printed = fake.muster(&["logs", "b1", "2", "--follow"]).await;
-    assert_eq!(printed.code, 0, "{}", printed.err);
-    assert_eq!(printed.out, "one\ntwo\n\u{fffd}");
-    let seen = fake.state.seen_tails.lock().unwrap();
-    assert_eq!((seen[0].task_index, seen[0].offset, seen[0].attempt), (2, 0, 0));
-    assert_eq!((seen[1].offset, seen[1].attempt), (11, 1));
-}
-
-#[tokio::test]
-async fn following_a_task_that_has_printed_nothing_survives_a_restart_of_the_coordinator() {
-    let fake = Fake::start();
-    fake.state.tails.lock().unwrap().extend([
-        vec![Step::Fail(Status::unavailable("stopping")), Step::Hang],
-        vec![piece(0, b"late\n", true)],
-    ]);
-    let printed = fake.muster(&["logs", "b1", "1", "--follow"]).await;
-    assert_eq!((printed.code, printed.out.as_str()), (0, "late\n"), "{}", printed.err);
-}
-
-#[tokio::test]
 async fn each_time_that_the_coordinator_is_away_counts_for_itself_though_nothing_happens_between() {
     // Together they take longer than the patience.
     const RESTARTS: usize = 30;
@@ -349,43 +322,6 @@ async fn each_time_that_the_coordinator_is_away_counts_for_itself_though_nothing
     fake.state.watches.lock().unwrap().extend(watches);
     let printed = fake.muster(&["watch", "b1"]).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
-}
-
-#[tokio::test]
-async fn raw_logs_are_the_bytes_from_the_offset() {
-    let fake = Fake::start();
-    fake.state.tails.lock().unwrap().push_back(vec![piece(3, b"\x1b[2Jx\r", true)]);
-    let printed = fake.muster(&["logs", "b1", "2", "--attempt", "1", "--offset", "3", "--raw"]).await;
-    assert_eq!(printed.out, "\u{1b}[2Jx\r");
-    let seen = fake.state.seen_tails.lock().unwrap();
-    assert_eq!((seen[0].offset, seen[0].attempt, seen[0].follow), (3, 1, false));
-}
-
-#[tokio::test]
-async fn logs_of_all_tasks_come_in_order_under_their_names() {
-    let fake = Fake::start();
-    let tasks = vec![task(1, TaskStatus::Completed), task(2, TaskStatus::Queued), failed(3, 1)];
-    *fake.state.batch.lock().unwrap() = Batch { tasks, ..batch(3, 1, 1) };
-    fake.state.tails.lock().unwrap().extend([vec![piece(0, b"one", true)], vec![piece(0, b"three\n", true)]]);
-    let printed = fake.muster(&["logs", "b1"]).await;
-    assert_eq!(
-        printed.out,
-        "==> task 1: Task 1 <==\none\n==> task 2: Task 2 <==\n==> task 3: Task 3 <==\nthree\n"
-    );
-}
-
-#[tokio::test]
-async fn following_all_logs_waits_for_tasks_that_have_not_started() {
-    let fake = Fake::start();
-    *fake.state.batch.lock().unwrap() = Batch { tasks: vec![task(1, TaskStatus::Queued)], ..batch(1, 0, 0) };
-    fake.state.watches.lock().unwrap().push_back(vec![
-        change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Queued)]),
-        change("l", 2, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]),
-        Step::Hang,
-    ]);
-    fake.state.tails.lock().unwrap().push_back(vec![piece(0, b"one\n", true)]);
-    let printed = fake.muster(&["logs", "b1", "--follow"]).await;
-    assert_eq!((printed.code, printed.out.as_str()), (0, "==> task 1: Task 1 <==\none\n"));
 }
 
 #[tokio::test]

@@ -3,10 +3,14 @@
 // Helpers of tests stand outside the functions that clippy knows as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod answers;
 mod approval;
 mod commands;
 mod drive;
+mod export;
 mod input;
+mod logs;
+mod logs_terminal;
 mod prefill;
 mod process;
 mod support;

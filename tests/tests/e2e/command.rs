@@ -42,8 +42,21 @@ async fn submit_watch_status_and_logs_tell_how_it_went() {
     assert_eq!(document["tasks"][1]["failure_reason"], "exit_code");
     let logs = muster(&cluster, &["logs", &id, "2"]).await;
     assert!(text(&logs.stdout).contains("second"), "{logs:?}");
+    let all = muster(&cluster, &["logs", &id, "--tail", "1"]).await;
+    assert!(text(&all.stdout).contains("[2 "), "{all:?}");
     let watched = muster(&cluster, &["watch", &id]).await;
     assert_eq!(watched.status.code(), Some(1), "{watched:?}");
+    let waited = muster(&cluster, &["wait", &id]).await;
+    assert_eq!((waited.status.code(), text(&waited.stdout).as_str()), (Some(1), ""), "{waited:?}");
+    let folder = cluster.dir().join("export");
+    let exported = muster(&cluster, &["export", &id, folder.to_str().unwrap()]).await;
+    assert_eq!(exported.status.code(), Some(0), "{exported:?}");
+    assert!(fs::read_to_string(folder.join("task-02.log")).unwrap().contains("second"));
+    let record = fs::read_to_string(folder.join("batch-supervisor.log")).unwrap();
+    assert!(
+        record.contains("status=failed exit_code=3") && record.ends_with("worker finished\n"),
+        "{record}"
+    );
     let workers = muster(&cluster, &["workers"]).await;
     assert!(text(&workers.stdout).contains("solo"), "{workers:?}");
     let limits = muster(&cluster, &["limits"]).await;

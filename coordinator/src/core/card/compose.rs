@@ -144,7 +144,7 @@ impl<'a> Card<'a> {
             State::OpenUnknown => false,
         };
         match input {
-            Some(input) => field::notes(&mut self.sheet, input, state, input.required && !given),
+            Some(input) => field::notes(&mut self.sheet, key, input, state, input.required && !given),
             None => field::bare_notes(&mut self.sheet, state),
         }
         if input.is_none() && matches!(state, State::Given(..) | State::Random(_)) {
@@ -175,7 +175,7 @@ impl<'a> Card<'a> {
             None if input.preset.is_empty() => State::OpenUnknown,
             None => State::OpenModel(&input.preset),
         };
-        field::notes(&mut self.sheet, input, state, input.required && entries.is_empty());
+        field::notes(&mut self.sheet, key, input, state, input.required && entries.is_empty());
     }
 
     /// The params in their order, each with what the contract says of it.
@@ -191,7 +191,7 @@ impl<'a> Card<'a> {
                     let input = &contract.fields[place];
                     let state = State::Given(value, source::Origin::You);
                     let missing = self.param_is_missing(input);
-                    field::notes(&mut self.sheet, input, state, missing);
+                    field::notes(&mut self.sheet, Key::Param, input, state, missing);
                 }
                 Some(_) => {}
                 None if strays < MAX_STRAY_PARAMS => {

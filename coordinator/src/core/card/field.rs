@@ -5,7 +5,7 @@ use super::check::{self, Fault};
 use super::keys::{Key, Note};
 use super::sheet::{MAX_TEXT_BYTES, Sheet};
 use super::source::{Origin, State};
-use super::value::shown;
+use super::value::{self, shown};
 use super::words::{Words, fill};
 use crate::core::contract::{FieldKind, InputField};
 
@@ -17,10 +17,10 @@ const MAX_OPTIONS_BYTES: usize = 400;
 const MAX_BOUND_BYTES: usize = 48;
 
 /// The notes on an input that a field line above sets. `missing`: required, and nothing is there.
-pub(super) fn notes(sheet: &mut Sheet, input: &InputField, state: State<'_>, missing: bool) {
+pub(super) fn notes(sheet: &mut Sheet, key: Key, input: &InputField, state: State<'_>, missing: bool) {
     let text = describe(sheet.words, input, input_name(input), &source(sheet.words, state));
     sheet.note(Note::Field, &text);
-    details(sheet, input, state.value(), missing);
+    details(sheet, key, input, state.value(), missing);
 }
 
 /// The notes on an input that only a `param` sets, and none does.
@@ -42,7 +42,7 @@ pub(super) fn param_notes(sheet: &mut Sheet, input: &InputField, missing: bool) 
         text.push_str(&fill(words.set_by_param, &[Key::Param.name(sheet.lang), &name]));
     }
     sheet.own_note(Note::Field, &text);
-    details(sheet, input, None, missing);
+    details(sheet, Key::Param, input, None, missing);
 }
 
 /// The note on a value that no contract describes.
@@ -51,10 +51,10 @@ pub(super) fn bare_notes(sheet: &mut Sheet, state: State<'_>) {
     sheet.note(Note::Field, &text);
 }
 
-fn details(sheet: &mut Sheet, input: &InputField, value: Option<&str>, missing: bool) {
+fn details(sheet: &mut Sheet, key: Key, input: &InputField, value: Option<&str>, missing: bool) {
     let words = sheet.words;
     if !input.options.is_empty() && !check::is_media(&input.kind) {
-        sheet.note(Note::Options, &options(words, input));
+        sheet.note(Note::Options, &options(words, key, input));
     }
     let (min, max) = (shown(&input.min, MAX_BOUND_BYTES), shown(&input.max, MAX_BOUND_BYTES));
     match (min.is_empty(), max.is_empty()) {
@@ -73,12 +73,16 @@ fn details(sheet: &mut Sheet, input: &InputField, value: Option<&str>, missing: 
     }
 }
 
-/// The first options, as many as fit; the others are counted.
-fn options(words: &Words, input: &InputField) -> String {
+/// The first options, as many as fit, each as it is written after the key's colon; the others are counted.
+fn options(words: &Words, key: Key, input: &InputField) -> String {
     let mut first = String::new();
     let mut count = 0;
     for option in input.options.iter().take(OPTIONS_SHOWN) {
-        let option = shown(option, MAX_TEXT_BYTES);
+        let option = match key {
+            // Stands behind a `=` there, where nothing is quoted.
+            Key::Param => shown(option, MAX_TEXT_BYTES),
+            key => shown(&value::write(key, option), MAX_TEXT_BYTES),
+        };
         if count > 0 && first.len() + option.len() > MAX_OPTIONS_BYTES {
             break;
         }

@@ -52,7 +52,7 @@ pub(super) enum Note {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     Field(Key),
-    Note,
+    Note(Note),
 }
 
 struct Row<T> {
@@ -118,6 +118,11 @@ impl Key {
         name(&FIELDS, self, lang)
     }
 
+    /// Whether its value is a text that may go on over several lines.
+    pub(super) fn is_prose(self) -> bool {
+        matches!(self, Self::Prompt | Self::Notes)
+    }
+
     /// Whether it may stand on several lines, one an entry.
     pub(super) fn is_list(self) -> bool {
         matches!(self, Self::Image | Self::Audio | Self::Video | Self::Param)
@@ -146,7 +151,8 @@ pub(super) fn meaning(key: &str) -> Option<Meaning> {
     if let Some(row) = FIELDS.iter().find(|row| names(row).any(|name| is(&name))) {
         return Some(Meaning::Field(row.what));
     }
-    NOTES.iter().any(|row| names(row).any(|name| is(&name))).then_some(Meaning::Note)
+    let note = NOTES.iter().find(|row| names(row).any(|name| is(&name)));
+    note.map(|row| Meaning::Note(row.what))
 }
 
 /// Whether a line of text is one that a card has from a publisher: a note, exactly as a card writes it. Words in
@@ -228,7 +234,10 @@ mod tests {
         }
         for row in &NOTES {
             for name in names(row) {
-                assert_eq!(meaning(&card_input::clean_key(&format!("  - {name}"))), Some(Meaning::Note));
+                assert_eq!(
+                    meaning(&card_input::clean_key(&format!("  - {name}"))),
+                    Some(Meaning::Note(row.what))
+                );
             }
         }
         assert_eq!(meaning("aspectratio"), Some(Meaning::Field(Key::AspectRatio)));

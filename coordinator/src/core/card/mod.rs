@@ -17,6 +17,7 @@ pub mod lang;
 mod read;
 mod reply;
 mod sheet;
+mod slip;
 mod source;
 mod value;
 mod words;

@@ -10,7 +10,7 @@ use lines::{Sheet, Sheets};
 
 use super::keys::{self, Key};
 use super::value::{self, Plain};
-use super::{Lang, source};
+use super::{Lang, slip, source};
 use crate::core::card_input::{self, Card};
 use crate::core::catalog::{Catalog, Tuning};
 use crate::core::payload::{self, Defaults, FieldViolation, Payload, TaskInput, Violations};
@@ -249,6 +249,10 @@ impl<'a> Reader<'a> {
     /// A value as it stands there, without its quotes.
     fn literal(&mut self, key: Key, entry: &Entry) -> Option<String> {
         if !entry.value.starts_with('"') {
+            if let Some(doubt) = slip::in_value(key, &entry.value) {
+                self.wrong(key, entry.line, doubt);
+                return None;
+            }
             return Some(entry.value.clone());
         }
         let text = value::unquote(&entry.value);

@@ -3,8 +3,10 @@
 mod edits;
 mod errors;
 mod round_trip;
+mod slips;
 
 use super::compose::SINGLE;
+use super::keys::Key;
 use super::source::Sources;
 use super::*;
 use crate::core::admission::Approvals;
@@ -125,13 +127,13 @@ fn a_card_says_what_will_be_used_and_where_it_comes_from() {
     for line in [
         "模型：bpro-t2i",
         "提示词：a lighthouse",
-        "字段：提示词，文本，必填；来自任务本身",
+        "字段：提示词，文本，必填；由任务指定",
         "比例：1:1",
         "规格：8K",
         "注意：8K 不在选项之中；接口可能拒绝，也可能照样计费",
         "随机性：0",
         "图片：",
-        "缺少：必填，但没有给出",
+        "缺少：必填，但未提供",
         "运行方式：confirm_run",
     ] {
         has(&chinese, line);
@@ -165,14 +167,14 @@ fn an_input_that_only_a_param_sets_is_shown_with_the_way_to_set_it() {
     let open = card(r#""x""#, Ok(&contract), Lang::En);
     has(
         &open,
-        "field: CFG (cfg), number in a range; left open, 7 from the model; to set it, add a line \
-         `- param: cfg=VALUE`",
+        "field: CFG (cfg), number in a range; left open, 7 from the model; to set it, add a line with \
+         the key param and the value cfg=VALUE",
     );
     let task = r#"{"model": "v/m", "param": ["hd=maybe", "cfg=30", "other=1"]}"#;
     let set = card(task, Ok(&contract), Lang::En);
     has(&set, "warning: maybe is neither true nor false; the API may refuse it, or bill it");
     has(&set, "range: 1 to 20");
-    has(&set, "warning: 30 is above the greatest, 20; the API may refuse it, or bill it");
+    has(&set, "warning: 30 is above the maximum, 20; the API may refuse it, or bill it");
     has(&set, "warning: the model has no such field; the API may ignore it or refuse it");
     has_not(&set, "to set it");
     // Of a contract that is not whole nothing can be said to be missing from it.

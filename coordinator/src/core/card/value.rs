@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::keys::Key;
+use super::slip;
 use crate::core::card_input::grammar::{self, Seed};
 use crate::core::run_mode::RunMode;
 
@@ -30,6 +31,9 @@ pub(super) enum Plain<'a> {
 pub(super) fn plain(key: Key, value: &str) -> Result<Plain<'_>, &'static str> {
     if value.is_empty() {
         return Ok(Plain::Open);
+    }
+    if let Some(doubt) = slip::in_value(key, value) {
+        return Err(doubt);
     }
     let takes_words = matches!(
         key,
@@ -86,6 +90,7 @@ pub(super) fn write(key: Key, value: &str) -> String {
     let as_it_is = !value.starts_with('"')
         && value.trim() == value
         && !value.contains(is_hidden)
+        && slip::as_meant(key, value) == value
         && matches!(plain(key, value), Ok(Plain::Text(read)) if read == value);
     if as_it_is { value.to_owned() } else { quote(value) }
 }

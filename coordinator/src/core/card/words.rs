@@ -37,9 +37,10 @@ table! {
         "共 {0} 张卡片，每个任务一张。尚未运行，也未保存。";
     intro_one: "1 card, for the one task. Nothing has run yet and nothing was stored.",
         "共 1 张卡片，对应唯一的任务。尚未运行，也未保存。";
-    how_to_edit: "Change what stands after a colon; an empty value leaves the field to the model; \
-        \"quoted\" values are JSON texts.",
-        "可修改冒号后的内容；留空表示由模型决定；带英文双引号的值是 JSON 字符串。";
+    how_to_edit: "Change what stands after the colon of a fact, such as prompt or seed; empty leaves it open. \
+        Notes (field, options, warning and so on) are not read. A value in \"double quotes\" is a JSON string.",
+        "可修改提示词、随机性等行冒号后的内容，留空即不指定；字段、可选、注意等说明行不会被读取；\
+        带英文双引号的值是 JSON 字符串。";
     how_to_submit: "Lines that begin with > are not read. To run it, use muster submit --cards FILE",
         "以 > 开头的行不会被读取。确认后运行 muster submit --cards 文件";
 
@@ -47,7 +48,7 @@ table! {
     named_by_publisher: "{0} (the publisher calls it {1})", "{0}（发布方称为 {1}）";
 
     text: "text", "文本";
-    choice: "one of the options", "选项之一";
+    choice: "one of the options", "单选";
     flag: "true or false", "true 或 false";
     number: "number", "数字";
     slider: "number in a range", "范围内的数字";
@@ -55,19 +56,20 @@ table! {
     images: "images", "图片";
     audios: "audio", "音频";
     videos: "video", "视频";
-    media_slot: "a slot for your own media", "自有素材的位置";
+    media_slot: "a slot for your own media", "自有素材位";
     required: "required", "必填";
 
     random: "random", "随机";
-    from_you: "from you", "来自任务本身";
-    from_card: "from the card", "来自卡片";
+    from_you: "from you", "由任务指定";
+    from_card: "from the card", "由卡片指定";
     from_catalogue: "from the catalogue", "来自目录";
     open_catalogue: "left open, {0} from the catalogue", "未填，目录预设 {0}";
     open_model: "left open, {0} from the model", "未填，模型预设 {0}";
     open_random: "left open, random", "未填，随机";
     open_unknown: "left open, no preset is known", "未填，没有已知的预设";
     chosen_random: "random at each run", "每次运行随机";
-    set_by_param: "to set it, add a line `- {0}: {1}=VALUE`", "要设定请加一行 `- {0}：{1}=值`";
+    set_by_param: "to set it, add a line with the key {0} and the value {1}=VALUE",
+        "如需设置，请加一行“{0}”，冒号后写 {1}=值";
 
     options_more: "{0} and {1} more", "{0} 等，另有 {1} 个";
     range_both: "{0} to {1}", "{0} 到 {1}";
@@ -76,25 +78,25 @@ table! {
 
     not_an_option: "{0} is not among the options; the API may refuse it, or bill it",
         "{0} 不在选项之中；接口可能拒绝，也可能照样计费";
-    option_in_other_case: "{0} is not among the options, but {1} is; letter case counts",
+    option_in_other_case: "{0} is not among the options, but {1} is; upper and lower case matter",
         "{0} 不在选项之中，但 {1} 在；区分大小写";
     not_a_number: "{0} is not a number; the API may refuse it, or bill it",
         "{0} 不是数字；接口可能拒绝，也可能照样计费";
-    too_small: "{0} is below the least, {1}; the API may refuse it, or bill it",
+    too_small: "{0} is below the minimum, {1}; the API may refuse it, or bill it",
         "{0} 小于最小值 {1}；接口可能拒绝，也可能照样计费";
-    too_great: "{0} is above the greatest, {1}; the API may refuse it, or bill it",
+    too_great: "{0} is above the maximum, {1}; the API may refuse it, or bill it",
         "{0} 大于最大值 {1}；接口可能拒绝，也可能照样计费";
     not_a_flag: "{0} is neither true nor false; the API may refuse it, or bill it",
         "{0} 不是 true 或 false；接口可能拒绝，也可能照样计费";
     no_such_field: "the model has no such field; the API may ignore it or refuse it",
         "模型没有这个字段；接口可能忽略，也可能拒绝";
-    missing: "required, and none is given", "必填，但没有给出";
-    missing_slots: "slots for your own media, {0}; given, {1}", "自有素材的位置共 {0} 个，已给出 {1} 个";
+    missing: "required, and none is given", "必填，但未提供";
+    missing_slots: "slots for your own media, {0}; given, {1}", "自有素材位共 {0} 个，已提供 {1} 个";
     fields_left_out: "and {0} more fields that are not shown", "另有 {0} 个字段未显示";
 
     no_contract: "not known, {0}; only what the task itself says is shown", "未知，{0}；只显示任务本身的内容";
-    no_inputs: "without any inputs; only what the task itself says is shown",
-        "没有任何字段；只显示任务本身的内容";
+    no_inputs: "the publisher names no inputs; only what the task itself says is shown",
+        "发布方未列出任何字段；只显示任务本身的内容";
     no_source: "as the model is neither in the catalogue nor vendor/endpoint nor the number of an app",
         "模型不在目录中，也不是 vendor/endpoint 或应用编号";
     timeout: "as there was no answer within {0} s", "{0} 秒内没有应答";

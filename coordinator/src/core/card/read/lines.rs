@@ -3,7 +3,8 @@
 //! What it does not do: know what a value means.
 
 use super::entry::Entry;
-use crate::core::card::keys::{self, Key, Meaning};
+use crate::core::card::keys::{self, Key, Meaning, Note};
+use crate::core::card::slip;
 use crate::core::card::value::shown;
 use crate::core::card_input;
 use crate::core::integer::Integer;
@@ -11,6 +12,13 @@ use crate::core::payload::{Violations, nearest_of};
 
 /// Longest unknown key that an error repeats, in bytes.
 const MAX_KEY_BYTES: usize = 40;
+
+/// A line that somebody meant to take out.
+const NO_FACT: &str = "looks commented, struck out or bracketed; delete it, begin it with > to leave it unread, or \
+                       write it plainly, like `resolution: 4K`";
+/// The command of a card is its longest line.
+const WRAPPED: &str = "breaks off; an editor wrapped the long lines. Turn that off and take the cards from prefill \
+                       again, or delete this note and check every line";
 
 /// The cards of a text.
 #[derive(Debug, Default)]
@@ -76,6 +84,7 @@ impl Reader<'_> {
         }
         match heading(line) {
             0 => {}
+            1 if self.in_text() => return self.lost(number),
             level => {
                 self.open = Open::Before;
                 if level > 1 {
@@ -92,13 +101,17 @@ impl Reader<'_> {
 
     fn field(&mut self, number: usize, key: &str, value: &str) {
         let name = card_input::clean_key(key.trim());
-        let value = inner(key, value.trim()).to_owned();
+        let value = slip::without_emphasis(key, value.trim());
         match keys::meaning(&name) {
-            Some(Meaning::Note) => {
+            Some(Meaning::Note(note)) if note != Note::Field && self.in_text() => self.lost(number),
+            Some(Meaning::Note(Note::Command)) if !slip::is_whole_code(value) => self.wrong(number, WRAPPED),
+            Some(Meaning::Note(_)) => {
                 self.open = if self.new_card { Open::Before } else { Open::Note };
             }
-            Some(Meaning::Field(Key::Concurrency)) => self.concurrency(number, &value),
+            Some(Meaning::Field(_)) if slip::in_key(key) => self.wrong(number, NO_FACT),
+            Some(Meaning::Field(Key::Concurrency)) => self.concurrency(number, value),
             Some(Meaning::Field(key)) => {
+                let value = slip::as_meant(key, value).into_owned();
                 let entry = Entry { key, name, line: number, value };
                 self.card(number).entries.push(entry);
                 self.open = Open::Field;
@@ -133,7 +146,13 @@ impl Reader<'_> {
 
     fn go_on(&mut self, number: usize, line: &str) {
         match self.open {
+            _ if line.starts_with("<!--") => self.wrong(number, NO_FACT),
             Open::Before | Open::Unknown => {}
+            Open::Field if !self.in_text() => {
+                let problem = "goes on with a field that has one line; give each value a line with its key, like \
+                               `image: a.png`, or begin this one with > to leave it unread";
+                self.wrong(number, problem);
+            }
             Open::Field => {
                 let last = self.found.sheets.last_mut().and_then(|sheet| sheet.entries.last_mut());
                 if let Some(entry) = last {
@@ -145,9 +164,30 @@ impl Reader<'_> {
             }
             Open::Note => {
                 let problem = "belongs to no field; put it after a field's colon, or begin it with > to leave it unread";
-                self.violations.add(format!("cards[{}]", self.index()), format!("line {number}: {problem}"));
+                self.wrong(number, problem);
             }
         }
+    }
+
+    /// Whether the last line was of a value that may have several.
+    fn in_text(&self) -> bool {
+        let last = || self.found.sheets.last().and_then(|sheet| sheet.entries.last());
+        self.open == Open::Field && last().is_some_and(|entry| entry.key.is_prose())
+    }
+
+    /// A line that may be meant as part of the text above, and reads as something that is passed over.
+    fn lost(&mut self, number: usize) {
+        let last = self.found.sheets.last().and_then(|sheet| sheet.entries.last());
+        let field = last.map_or("", |entry| entry.key.field());
+        let problem = "would not be read as part of this text; write the text as \"line one\\nline two\", or \
+                       begin the line with > to leave it unread";
+        self.violations.add(format!("cards[{}].{field}", self.index()), format!("line {number}: {problem}"));
+        self.open = Open::Unknown;
+    }
+
+    fn wrong(&mut self, number: usize, problem: &str) {
+        self.violations.add(format!("cards[{}]", self.index()), format!("line {number}: {problem}"));
+        self.open = Open::Unknown;
     }
 
     /// The card that a field of this line belongs to.
@@ -186,13 +226,4 @@ fn is_rule(line: &str) -> bool {
 /// The line around a block of code, in which a chat may hand cards over.
 fn is_fence(line: &str) -> bool {
     line.starts_with("```") || line.starts_with("~~~")
-}
-
-/// The value of `**key:** value` and of `**key: value**`, where the emphasis ends behind the colon.
-fn inner<'a>(key: &str, value: &'a str) -> &'a str {
-    const MARK: &str = "**";
-    if key.matches(MARK).count() != 1 {
-        return value;
-    }
-    value.strip_prefix(MARK).or_else(|| value.strip_suffix(MARK)).unwrap_or(value).trim()
 }
