@@ -14,6 +14,9 @@ use crate::{client::new_request_id, color::When, commands, error::Error, output:
 /// Where a coordinator listens unless told otherwise.
 pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7070";
 
+/// The heading of what every command takes.
+const GLOBAL: &str = "Global options";
+
 /// Run batches of costly command-line jobs on a fleet of machines.
 #[derive(Debug, Parser)]
 #[command(
@@ -39,18 +42,19 @@ Settings come from flags, then the environment (MUSTER_<FLAG>), then a profile i
 )]
 pub struct Cli {
     /// Address of the coordinator
-    #[arg(long, global = true, env = "MUSTER_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
     pub coordinator: String,
     /// Take settings from this profile [default: the file's default-profile]
-    #[arg(long, global = true, env = "MUSTER_PROFILE", value_name = "NAME")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_PROFILE", value_name = "NAME")]
     pub profile: Option<String>,
     /// File with the profiles [default: ~/.config/muster/config.toml]
-    #[arg(long, global = true, env = "MUSTER_CONFIG_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_CONFIG_FILE", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
     /// When to use colour: auto, always, never
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         value_enum,
         env = "MUSTER_COLOR",
         default_value_t,
@@ -59,7 +63,7 @@ pub struct Cli {
     )]
     pub color: When,
     /// Print long tables at once, not through a pager
-    #[arg(long, global = true, env = "MUSTER_NO_PAGER", value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_NO_PAGER", value_parser = FalseyValueParser::new())]
     pub no_pager: bool,
     /// What to do.
     #[command(subcommand)]

@@ -55,7 +55,7 @@ pub fn decide(
         .or_else(|| value("CLICOLOR_FORCE").filter(|force| force != "0").map(|_| true))
         .or_else(|| value("CLICOLOR").filter(|allowed| allowed == "0").map(|_| false))
         .or_else(|| wanted(profile))
-        .unwrap_or_else(|| terminal && value("TERM").is_some_and(|term| term != "dumb"))
+        .unwrap_or_else(|| terminal && value("TERM").is_none_or(|term| term != "dumb"))
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
             (Auto, Auto, true, &[XTERM], true),
             (Auto, Auto, false, &[XTERM], false),
             (Auto, Auto, true, &[("TERM", "dumb")], false),
-            (Auto, Auto, true, &[], false),
+            (Auto, Auto, true, &[], true),
             (Always, Auto, false, &[], true),
             (Always, Never, false, &[("NO_COLOR", "1"), ("TERM", "dumb")], true),
             (Never, Always, true, &[XTERM, ("CLICOLOR_FORCE", "1")], false),

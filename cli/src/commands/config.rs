@@ -45,7 +45,7 @@ pub enum ConfigCommand {
 Examples:
   muster config show
   muster --profile work config show
-  muster config show --output json | jq -r '.settings[] | select(.source != \"built-in\") | .name'")]
+  muster config show --output jsonl | jq -r 'select(.source != \"built-in\") | .name'")]
     Show(ShowArgs),
 }
 

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   muster man | man -l -                            read it
-  muster man ~/.local/share/man/man1               one page a command, for man to find: man muster-submit")]
+  muster man ~/.local/share/man/man1               a page for each command: man muster-submit")]
 pub struct ManArgs {
     /// Folder to write a page for each command into [default: print the first page]
     #[arg(value_name = "DIR")]

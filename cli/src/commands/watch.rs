@@ -18,10 +18,15 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Prints one line per change of a task, and a summary. Goes on by itself when the coordinator
-is restarted; gives up after a minute without it (exit code 3). Interrupting ends the watching, not the batch.
+is restarted; gives up after a minute without it (exit code 3). Interrupting ends the watching, not
+the batch.
 
-With --output jsonl each change is one line of JSON; with json or seed-json the lines go to standard error and
-the batch, once it has ended, to standard output.
+With --output jsonl each change is one line of JSON; with json or seed-json the lines go to standard
+error and the batch, once it has ended, to standard output.
+
+Examples:
+  muster watch BATCH
+  muster watch BATCH --output jsonl | jq -c '.tasks[]'
 
 Exit codes: 0 all tasks completed; 1 some did not."
 )]

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   muster workers
-  muster workers --output jsonl | jq -r 'select(.status == \"WORKER_STATUS_DISCONNECTED\") | .worker_id'")]
+  muster workers --output jsonl | jq -r 'select(.status == \"WORKER_STATUS_LOST\") | .worker_id'")]
 pub struct WorkersArgs {
     #[command(flatten)]
     /// How to print.

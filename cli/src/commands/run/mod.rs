@@ -46,12 +46,13 @@ Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them a
 
 Examples:
   muster run batch.json --dispatch ./dispatch
-  muster run -m bpro-t2i 'a white cat' 'a black dog' --dispatch 'python3 dispatch.py' --concurrency 2
+  muster run -m bpro-t2i 'a white cat' 'a black dog' --dispatch ./dispatch --concurrency 2
   muster run --each-line prompts.txt --dispatch ./dispatch
   muster run --cards cards.md --dispatch ./dispatch
   muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
 
-Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130 interrupted.")]
+Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130
+interrupted.")]
 pub struct RunArgs {
     #[command(flatten)]
     /// The batch.
