@@ -66,8 +66,9 @@ mod tests {
     fn flag_then_environment_then_profile_then_terminal() {
         use When::{Always, Auto, Never};
         const XTERM: (&str, &str) = ("TERM", "xterm");
-        // --color, profile, terminal, environment → coloured
-        let table: &[(When, When, bool, &[(&str, &str)], bool)] = &[
+        /// `--color`, profile, terminal, environment → coloured.
+        type Row = (When, When, bool, &'static [(&'static str, &'static str)], bool);
+        let table: &[Row] = &[
             (Auto, Auto, true, &[XTERM], true),
             (Auto, Auto, false, &[XTERM], false),
             (Auto, Auto, true, &[("TERM", "dumb")], false),

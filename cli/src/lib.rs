@@ -17,6 +17,7 @@ pub mod input;
 pub mod io;
 pub mod key;
 pub mod lines;
+pub mod live;
 pub mod output;
 pub mod pager;
 pub mod payload;
@@ -34,6 +35,7 @@ use backoff::Patience;
 use error::{Error, Exit};
 use io::Io;
 use start::Start;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What every command works with.
 #[derive(Clone)]
@@ -81,8 +83,9 @@ async fn execute_until_interrupted(start: Start) -> Exit {
         return execute(cli, context).await;
     }
     let io = context.io.clone();
-    // Before anything is printed that a user may answer with Ctrl-C. Without a handler the signal ends us as it is.
-    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).ok();
+    // Before anything is printed that a user may answer with Ctrl-C. SIGTERM leaves the terminal as it was found too.
+    // Without a handler the signal ends us as it is.
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
     // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
     let command = tokio::spawn(execute(cli, context));
     let shown = pager.clone();
@@ -96,27 +99,32 @@ async fn execute_until_interrupted(start: Start) -> Exit {
     };
     tokio::select! {
         exit = command => exit,
-        () = interrupted(&mut interrupts, pager.as_ref()) => {
+        () = interrupted(signals, pager.as_ref()) => {
             let exit = report(Err(Error::Interrupted), &io);
             if let Some(pager) = pager {
-                pager.finish();
+                pager.end();
             }
             exit
         }
     }
 }
 
-/// Ends with the first Ctrl-C that is not meant for the pager.
-async fn interrupted(interrupts: &mut Option<tokio::signal::unix::Signal>, pager: Option<&pager::Pager>) {
+/// Ends at the first of the signals, but for Ctrl-C while the pager has the terminal, which is meant for that.
+async fn interrupted([mut interrupt, mut terminate]: [Option<Signal>; 2], pager: Option<&pager::Pager>) {
+    async fn received(signal: &mut Option<Signal>) {
+        match signal {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
     loop {
-        let Some(()) = (match interrupts {
-            Some(interrupts) => interrupts.recv().await,
-            None => None,
-        }) else {
-            return std::future::pending().await;
-        };
-        if !pager.is_some_and(pager::Pager::has_terminal) {
-            return;
+        tokio::select! {
+            () = received(&mut interrupt) => {
+                if !pager.is_some_and(pager::Pager::has_terminal) {
+                    return;
+                }
+            }
+            () = received(&mut terminate) => return,
         }
     }
 }
@@ -130,6 +138,8 @@ pub async fn execute(cli: Cli, context: Context) -> Exit {
 }
 
 fn report(outcome: Result<Exit, Error>, io: &Io) -> Exit {
+    // An interrupt comes in the middle of a live view.
+    io.close_screen();
     match outcome {
         Ok(exit) => exit,
         Err(error) => {

@@ -7,9 +7,16 @@
 use std::{
     io::{self, Write},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use unicode_width::UnicodeWidthStr;
 
 /// The pager where none is named: ends at once if all fits, shows colour, leaves the text on the screen.
@@ -29,7 +36,11 @@ pub fn program(variable: impl Fn(&str) -> Option<String>) -> Option<Vec<String>>
 
 /// Standard output that turns to a pager once it is longer than the screen.
 #[derive(Clone)]
-pub struct Pager(Arc<Mutex<State>>);
+pub struct Pager {
+    state: Arc<Mutex<State>>,
+    /// The pager's process id; 0 where there is none.
+    process: Arc<AtomicI32>,
+}
 
 struct State {
     words: Vec<String>,
@@ -39,6 +50,7 @@ struct State {
     /// What was written so far, while it fits: at most a screen and one write.
     kept: Vec<u8>,
     running: Option<(Child, Option<ChildStdin>)>,
+    process: Arc<AtomicI32>,
     /// All is written and the user reads on.
     waited_for: bool,
     /// The pager could not be started, or has ended: what comes is printed.
@@ -49,16 +61,19 @@ struct State {
 impl Pager {
     /// For a screen of this size.
     pub fn new(words: Vec<String>, columns: usize, rows: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let process = Arc::new(AtomicI32::new(0));
+        let state = State {
             words,
             columns: columns.max(1),
             lines: rows.saturating_sub(1),
             kept: Vec::new(),
             running: None,
+            process: Arc::clone(&process),
             waited_for: false,
             plain: false,
             talk: Vec::new(),
-        })))
+        };
+        Self { state: Arc::new(Mutex::new(state)), process }
     }
 
     /// Where data goes.
@@ -74,9 +89,15 @@ impl Pager {
     /// Whether the pager has the terminal now, so that Ctrl-C is meant for it.
     pub fn has_terminal(&self) -> bool {
         // Held for long only by a write that waits for the pager to read.
-        let Ok(mut state) = self.0.try_lock() else { return true };
+        let Ok(mut state) = self.state.try_lock() else { return true };
         match &mut state.running {
-            Some((child, _)) => matches!(child.try_wait(), Ok(None)),
+            Some((child, _)) => {
+                let runs = matches!(child.try_wait(), Ok(None));
+                if !runs {
+                    self.process.store(0, Ordering::Relaxed);
+                }
+                runs
+            }
             None => state.waited_for,
         }
     }
@@ -94,6 +115,7 @@ impl Pager {
         if let Some((mut child, stdin)) = running {
             drop(stdin);
             let _ = child.wait();
+            self.process.store(0, Ordering::Relaxed);
         }
         let mut state = self.state();
         state.waited_for = false;
@@ -101,8 +123,18 @@ impl Pager {
         let _ = io::stderr().write_all(&talk);
     }
 
+    /// Ends the pager, which leaves the terminal as it was, and says what was held back.
+    pub fn end(&self) {
+        let process = self.process.load(Ordering::Relaxed);
+        if process > 0 {
+            // It may have ended already; its number stays ours until it has been waited for.
+            let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
+        }
+        self.finish();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,6 +158,7 @@ impl State {
         }
         match command.spawn() {
             Ok(mut child) => {
+                self.process.store(child.id().try_into().unwrap_or_default(), Ordering::Relaxed);
                 let mut stdin = child.stdin.take();
                 let kept = std::mem::take(&mut self.kept);
                 let written = stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(&kept));

@@ -6,6 +6,7 @@ use muster_proto::v1::{Batch, SchedulerStatus, Task, TaskStatus, WatchBatchRespo
 
 use crate::{
     follow::has_ended,
+    live::model::name,
     output::words::{describe_failure, duration_between, scheduler_word},
     sanitize::one_line,
 };
@@ -26,8 +27,21 @@ struct Known {
 pub enum Line {
     /// Data: a change of a task.
     Change(String),
+    /// Data: a change of a task that a live view does not show by itself.
+    Outcome(Outcome),
     /// Talk: what frames the changes.
     Talk(String),
+}
+
+/// How an attempt came out: the task has ended, or is queued again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// In words.
+    pub text: String,
+    /// What people know the task by, on one line.
+    pub label: String,
+    /// The task did not complete.
+    pub bad: bool,
 }
 
 /// The batch as far as it has been watched.
@@ -73,9 +87,14 @@ impl Progress {
                 Some(text) => self.failures.insert(task.index, text),
                 None => self.failures.remove(&task.index),
             };
-            if let Some(text) = change(task, before) {
-                lines.push(Line::Change(text));
-            }
+            let Some(text) = change(task, before) else { continue };
+            lines.push(match task.status() {
+                TaskStatus::Unspecified | TaskStatus::Running => Line::Change(text),
+                TaskStatus::Queued | TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Cancelled => {
+                    let bad = task.status() != TaskStatus::Completed;
+                    Line::Outcome(Outcome { text, label: name(task), bad })
+                }
+            });
         }
         if let Some(batch) = &self.batch
             && self.hint_at_workers
@@ -254,7 +273,10 @@ mod tests {
     fn changes(lines: Vec<Line>) -> Vec<String> {
         lines
             .into_iter()
-            .filter_map(|line| if let Line::Change(text) = line { Some(text) } else { None })
+            .filter_map(|line| match line {
+                Line::Change(text) | Line::Outcome(Outcome { text, .. }) => Some(text),
+                Line::Talk(_) => None,
+            })
             .collect()
     }
 

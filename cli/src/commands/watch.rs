@@ -10,16 +10,18 @@ use crate::{
     error::{Error, Exit},
     follow::Follower,
     io::Io,
+    live::{Live, next_message, outcome_lines},
     output::{Format, json, print_batch, print_line},
-    progress::{Line, Progress, command},
+    progress::{Line, Outcome, Progress, command},
 };
 
 /// What `watch` takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints one line per change of a task, and a summary. Goes on by itself when the coordinator
-is restarted; gives up after a minute without it (exit code 3). Interrupting ends the watching, not
-the batch.
+    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended.
+Else (and with TERM=dumb): one line per change of a task. A summary at the end. Goes on by itself
+when the coordinator is restarted; gives up after a minute without it (exit code 3). Interrupting
+ends the watching, not the batch.
 
 With --output jsonl each change is one line of JSON; with json or seed-json the lines go to standard
 error and the batch, once it has ended, to standard output.
@@ -60,9 +62,11 @@ async fn watch_to_end(client: &Client, batch_id: &str, format: Format, known: bo
     let context = client.context();
     let mut follower = Follower::new(client, batch_id, known);
     let mut progress = Progress::new(&context.url, true);
-    while let Some(message) = follower.next().await? {
-        print_changes(&context.io, &mut progress, &message, format)?;
+    let mut live = Live::start(client, batch_id)?;
+    while let Some(message) = next_message(&mut follower, &mut live).await? {
+        print_changes(&context.io, &mut progress, &message, format, live.is_some())?;
     }
+    drop(live);
     for line in progress.summary(true) {
         match format {
             Format::Table => context.io.line(&line)?,
@@ -76,22 +80,55 @@ async fn watch_to_end(client: &Client, batch_id: &str, format: Format, known: bo
     Ok(if progress.all_completed() { Exit::Completed } else { Exit::NotAllCompleted })
 }
 
+/// Prints what is new. On a live view only outcomes scroll by; data that goes elsewhere stays as it is without one.
 fn print_changes(
     io: &Io,
     progress: &mut Progress,
     message: &WatchBatchResponse,
     format: Format,
+    live: bool,
 ) -> Result<(), Error> {
+    let lines = progress.observe(message);
+    let mut outcomes = Vec::new();
     let mut changes = String::new();
-    for line in progress.observe(message) {
-        match (line, format) {
-            (Line::Talk(text), _) | (Line::Change(text), Format::Json | Format::SeedJson) => io.say(&text),
-            (Line::Change(text), Format::Table) => changes.push_str(&(text + "\n")),
-            (Line::Change(_), Format::Jsonl) => {}
+    for line in lines {
+        let text = match line {
+            Line::Talk(text) => {
+                io.say(&text);
+                continue;
+            }
+            Line::Change(text) => text,
+            Line::Outcome(outcome) => {
+                let text = outcome.text.clone();
+                outcomes.push(outcome);
+                text
+            }
+        };
+        match format {
+            Format::Table if !(live && io.out_is_terminal()) => changes.push_str(&(text + "\n")),
+            Format::Json | Format::SeedJson if !live => io.say(&text),
+            Format::Table | Format::Json | Format::Jsonl | Format::SeedJson => {}
         }
+    }
+    if live {
+        scroll(io, &outcomes, format)?;
     }
     if format == Format::Jsonl {
         return print_line(io, &json::watch(message));
     }
     if changes.is_empty() { Ok(()) } else { io.write(changes.as_bytes()) }
+}
+
+/// Lets outcomes scroll by: as data where that goes to the terminal, unless it says the same already.
+fn scroll(io: &Io, outcomes: &[Outcome], format: Format) -> Result<(), Error> {
+    match format {
+        Format::Jsonl if io.out_is_terminal() => Ok(()),
+        Format::Table if io.out_is_terminal() => {
+            outcome_lines(outcomes).iter().try_for_each(|line| io.line(line))
+        }
+        Format::Table | Format::Json | Format::Jsonl | Format::SeedJson => {
+            outcome_lines(outcomes).iter().for_each(|line| io.say(line));
+            Ok(())
+        }
+    }
 }

@@ -27,6 +27,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) enum Step<T> {
     Send(T),
     Fail(Status),
+    /// Waits until the test lets it go on, by dropping the other half.
+    Gate(tokio::sync::oneshot::Receiver<()>),
     /// Nothing more, and no end.
     Hang,
 }
@@ -70,6 +72,7 @@ fn play<T: Send + 'static>(script: &Script<T>) -> Result<Streaming<T>, Status> {
             match step {
                 Step::Send(message) => drop(sender.send(Ok(message)).await),
                 Step::Fail(status) => drop(sender.send(Err(status)).await),
+                Step::Gate(opened) => drop(opened.await),
                 Step::Hang => sender.closed().await,
             }
         }
@@ -383,6 +386,12 @@ pub(crate) fn failed(index: i32, code: i32) -> Task {
 /// A message of a watch.
 pub(crate) fn change(life: &str, revision: i64, batch: Batch, tasks: Vec<Task>) -> Step<WatchBatchResponse> {
     Step::Send(WatchBatchResponse { life_id: life.to_owned(), revision, batch: Some(batch), tasks })
+}
+
+/// A step that waits, and what opens it when dropped.
+pub(crate) fn gate<T>() -> (tokio::sync::oneshot::Sender<()>, Step<T>) {
+    let (open, opened) = tokio::sync::oneshot::channel();
+    (open, Step::Gate(opened))
 }
 
 /// A piece of output.

@@ -1,6 +1,10 @@
 //! Follows a batch of `muster run` to its end: progress lines, the tasks' output, cancellation by Ctrl-C.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use muster_proto::v1::{CancelBatchRequest, SchedulerStatus, TailLogsRequest, Task, TaskStatus};
 use tokio::{
@@ -14,6 +18,7 @@ use crate::{
     commands::cancel::cancel,
     error::{Error, Exit},
     follow::Follower,
+    live::{Live, next_message, outcome_lines, outputs::last_lines},
     progress::{Line, Progress},
     sanitize::Colour,
     tail::Tail,
@@ -21,6 +26,8 @@ use crate::{
 
 /// Outputs that are read at the same time.
 const MAX_TAILS: usize = 64;
+/// Failed tasks whose last lines are shown on a live view; the summary names as many.
+const MAX_FAILURES: usize = 20;
 /// How long output may still come after the batch has ended.
 const LAST_OUTPUT: Duration = Duration::from_secs(10);
 
@@ -69,7 +76,8 @@ pub async fn drive(
     Ok(Outcome { exit, summary })
 }
 
-/// Prints what happens until the batch has ended and its output is printed.
+/// Prints what happens until the batch has ended and its output is printed. With a live view, outcomes scroll by
+/// with the last lines of what failed; data that goes elsewhere than to the terminal is the same with and without.
 async fn follow(
     client: &Client,
     batch_id: &str,
@@ -79,19 +87,103 @@ async fn follow(
     let mut follower = Follower::new(client, batch_id, true);
     let mut progress = Progress::new(&client.context().url, false);
     let mut tails = Tails::new(client, batch_id, print);
-    while let Some(message) = follower.next().await? {
+    let mut live = Live::start(client, batch_id)?;
+    // Lines as without a view, and lines on it.
+    let plain = live.is_none() || !client.context().io.out_is_terminal();
+    let mut failures = Failures::new(client, batch_id, print, changes_are_data && !plain);
+    while let Some(message) = next_message(&mut follower, &mut live).await? {
+        let mut outcomes = Vec::new();
         for line in progress.observe(&message) {
-            match line {
-                Line::Change(text) if changes_are_data => print.data(text + "\n").await,
-                Line::Change(text) | Line::Talk(text) => print.talk(text).await,
+            let text = match line {
+                Line::Talk(text) => {
+                    print.talk(text).await;
+                    continue;
+                }
+                Line::Change(text) => text,
+                Line::Outcome(outcome) => {
+                    let text = outcome.text.clone();
+                    outcomes.push(outcome);
+                    text
+                }
+            };
+            match (changes_are_data, live.is_some()) {
+                (true, _) if plain => print.data(text + "\n").await,
+                (false, false) => print.talk(text).await,
+                (true | false, _) => {}
             }
         }
-        if changes_are_data {
+        if live.is_some() {
+            failures.scroll(outcome_lines(&outcomes)).await;
+            message.tasks.iter().for_each(|task| failures.show(task));
+        }
+        if changes_are_data && plain {
             message.tasks.iter().for_each(|task| tails.follow(task));
         }
     }
+    failures.finish().await;
     tails.finish().await;
     Ok(progress)
+}
+
+/// What scrolls by on a live view: outcomes, and the last lines of tasks that failed.
+struct Failures {
+    client: Client,
+    batch_id: String,
+    print: PrintSender,
+    as_data: bool,
+    shown: HashSet<i32>,
+    reading: JoinSet<()>,
+}
+
+impl Failures {
+    /// `as_data`: it goes to standard output.
+    fn new(client: &Client, batch_id: &str, print: &PrintSender, as_data: bool) -> Self {
+        Self {
+            client: client.clone(),
+            batch_id: batch_id.to_owned(),
+            print: print.clone(),
+            as_data,
+            shown: HashSet::new(),
+            reading: JoinSet::new(),
+        }
+    }
+
+    async fn scroll(&self, lines: Vec<String>) {
+        scroll(&self.print, lines, self.as_data).await;
+    }
+
+    /// Reads and prints the last lines of the task, if it has failed and they are not shown yet.
+    fn show(&mut self, task: &Task) {
+        if task.status() != TaskStatus::Failed
+            || self.shown.len() >= MAX_FAILURES
+            || !self.shown.insert(task.index)
+        {
+            return;
+        }
+        let (client, batch_id, task) = (self.client.clone(), self.batch_id.clone(), task.clone());
+        let (print, as_data) = (self.print.clone(), self.as_data);
+        self.reading.spawn(async move {
+            let lines = last_lines(&client, &batch_id, &task).await;
+            scroll(&print, lines, as_data).await;
+        });
+    }
+
+    /// Each has a time of its own, so this is bounded too.
+    async fn finish(mut self) {
+        while self.reading.join_next().await.is_some() {}
+    }
+}
+
+/// Prints lines as one piece.
+async fn scroll(print: &PrintSender, lines: Vec<String>, as_data: bool) {
+    if lines.is_empty() {
+        return;
+    }
+    if as_data {
+        print.data(lines.join("\n") + "\n").await;
+    } else {
+        print.talk(lines.join("\n")).await;
+    }
 }
 
 fn interrupt_text(count: u32) -> &'static str {

@@ -36,12 +36,17 @@ use printer::Printer;
 
 /// How long an abandoned batch may take to end before the new one is submitted anyway.
 const ABANDON_TIME: Duration = Duration::from_secs(30);
+/// After an interrupt the summary has so long to be printed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Interrupts that wait; further ones say nothing new.
 const QUEUED_INTERRUPTS: usize = 4;
 
 /// What `run` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "The data (and the outputs, under worker/outputs) stay in ./muster-runs/<batch>.
+#[command(
+    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended, with the last
+lines of those that failed. Else: all output, each line with the number of its task.
+The data (and the outputs, under worker/outputs) stay in ./muster-runs/<batch>.
 Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them at once.
 
 Examples:
@@ -52,7 +57,8 @@ Examples:
   muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
 
 Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130
-interrupted.")]
+interrupted."
+)]
 pub struct RunArgs {
     #[command(flatten)]
     /// The batch.
@@ -103,6 +109,12 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
         context
             .io
             .say(&format!("what was stored is kept; go on with: muster run --data-dir {folder} --resume"));
+    }
+    if let Ok(Exit::NotAllCompleted) = &outcome {
+        let folder = from_here(&data_dir);
+        context.io.say(&format!(
+            "all output is kept: muster-coordinator --data-dir {folder}, and then: muster logs BATCH TASK"
+        ));
     }
     outcome
 }
@@ -239,6 +251,7 @@ async fn follow_to_end(
             Err(error) => Err(Error::Embedded(error.to_string())),
         },
         Some(()) = interrupts.recv() => Ok(exit),
+        () = tokio::time::sleep(LAST_WORDS), if exit == Exit::Interrupted => Ok(exit),
     }
 }
 
