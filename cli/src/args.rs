@@ -230,6 +230,14 @@ pub struct ApprovalArgs {
     pub task_count: TaskCountApprovalArgs,
 }
 
+/// The command line, as help and manual show it: the names of variables, never what is in them.
+pub fn command() -> clap::Command {
+    fn named(command: clap::Command) -> clap::Command {
+        command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(named)
+    }
+    named(<Cli as clap::CommandFactory>::command())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -2,10 +2,10 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
 
 use crate::{
-    args::Cli,
+    args::{self, Cli},
     color::{Colors, When},
     config::{self, Profile},
     error::Error,
@@ -30,7 +30,7 @@ pub struct Start {
 /// # Errors
 /// There is nothing more to do; the exit code says how it ended.
 pub fn read(words: Vec<OsString>) -> Result<Start, ExitCode> {
-    let command = Cli::command().color(help_color(&words));
+    let command = args::command().color(help_color(&words));
     let usage = |error: clap::Error| {
         // A reader that went away is no error.
         let _ = error.print();

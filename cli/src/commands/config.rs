@@ -3,12 +3,15 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use unicode_width::UnicodeWidthStr as _;
+
 use crate::{
     Context,
     args::OutputArgs,
     config::{Setting, Source},
     error::{Error, Exit},
-    output::{Format, print_document, print_line, table::Table},
+    output::{Format, print_document, print_line},
+    sanitize::one_line,
 };
 
 /// What `config` takes.
@@ -69,15 +72,27 @@ pub fn run(args: &ConfigArgs, context: &Context) -> Result<Exit, Error> {
         }
         Format::Jsonl => settings.iter().try_for_each(|setting| print_line(io, &document(setting)))?,
         Format::Table | Format::SeedJson => {
-            let row = |setting: &Setting| {
-                let value = setting.value.clone().unwrap_or_else(|| "-".to_owned());
-                vec![setting.name.clone(), setting.source.to_string(), value]
-            };
-            let mut table = Table::new(&["SETTING", "FROM", "VALUE"]);
-            io.write(table.rows(settings.iter().map(row).collect()).as_bytes())?;
+            io.write(table(settings).as_bytes())?;
         }
     }
     Ok(Exit::Completed)
+}
+
+/// Columns in which nothing is cut: half an address or half a path is none.
+fn table(settings: &[Setting]) -> String {
+    let mut rows = vec![["SETTING", "VALUE", "FROM"].map(str::to_owned)];
+    for setting in settings {
+        let value = setting.value.as_deref().unwrap_or("-");
+        rows.push([one_line(&setting.name), one_line(value), one_line(&setting.source.to_string())]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or_default();
+    let widths = [width(0), width(1)];
+    let padded = |cell: &str, width: usize| format!("{cell}{}", " ".repeat(width - cell.width()));
+    rows.iter()
+        .map(|[name, value, from]| {
+            format!("{}  {}  {from}\n", padded(name, widths[0]), padded(value, widths[1]))
+        })
+        .collect()
 }
 
 fn document(setting: &Setting) -> Value {

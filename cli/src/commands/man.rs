@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_mangen::Man;
 
 use crate::{
     Context,
-    args::Cli,
+    args::command,
     error::{Error, Exit},
     sanitize::one_line,
 };
@@ -28,14 +28,14 @@ pub fn run(args: &ManArgs, context: &Context) -> Result<Exit, Error> {
     let io = &context.io;
     let Some(dir) = &args.dir else {
         let mut page = Vec::new();
-        Man::new(Cli::command()).render(&mut page).map_err(Error::from_write)?;
+        Man::new(command()).render(&mut page).map_err(Error::from_write)?;
         io.write(&page)?;
         return Ok(Exit::Completed);
     };
     let shown = one_line(&dir.display().to_string());
     let failed = |source| Error::Write { what: shown.clone(), source };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = command().disable_help_subcommand(true);
     command.build();
     let count = write(command, dir).map_err(failed)?;
     io.say(&format!("{count} pages in {shown}"));

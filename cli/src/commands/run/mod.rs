@@ -44,8 +44,8 @@ const QUEUED_INTERRUPTS: usize = 4;
 /// What `run` takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended, with the last
-lines of those that failed. Else: all output, each line with the number of its task.
+    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended, with
+the last lines of those that failed. Else: all output, each line with the number of its task.
 The data (and the outputs, under worker/outputs) stay in ./muster-runs/<batch>.
 Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them at once.
 
