@@ -104,6 +104,10 @@ impl Service<Request> for Front {
 
     fn call(&mut self, request: Request) -> Answer {
         let front = self.clone();
+        let late = match request.uri().path() {
+            PREFILL_PATH => status::prefill_too_slow,
+            _ => status::too_slow,
+        };
         Box::pin(async move {
             let answer = async {
                 let turns = match request.uri().path() {
@@ -120,7 +124,7 @@ impl Service<Request> for Front {
             };
             match timeout(ANSWER_WITHIN, answer).await {
                 Ok(answer) => answer.map(named),
-                Err(_) => Ok(status::too_slow(ANSWER_WITHIN.as_secs()).into_http()),
+                Err(_) => Ok(late(ANSWER_WITHIN.as_secs()).into_http()),
             }
         })
     }

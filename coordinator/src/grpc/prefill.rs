@@ -17,6 +17,7 @@ use crate::{
         integer::Integer,
         payload::TaskRequest,
         plan::{TaskSpec, plan_prefill},
+        refusal::Refusal,
     },
     prefill::{Found, Key},
 };
@@ -32,6 +33,11 @@ use super::{
 
 /// Most bytes of one answer: clients take 4 MiB by default. Every card is in it twice.
 const MAX_ANSWER_BYTES: usize = 3 * 1_024 * 1_024;
+/// Where the key is that a complaint is about.
+const API_KEY: &str = "api_key";
+const CONFIG_KEY: &str = "credentials.api_key in the coordinator's config.json";
+/// No card is shorter: so many tasks that even such cards would not fit are refused before anything is looked up.
+const MIN_CARD_BYTES: usize = 96;
 
 /// The cards of a batch.
 pub(crate) async fn prefill_batch(
@@ -42,8 +48,15 @@ pub(crate) async fn prefill_batch(
     submit::api_key(&request.api_key)?;
     let refresh = request.refresh;
     let planned = plan(context, request).await?;
+    if planned.tasks.len() * 2 * MIN_CARD_BYTES > MAX_ANSWER_BYTES {
+        return Err(status::cards_too_large(planned.tasks.len(), MAX_ANSWER_BYTES));
+    }
     let sources = planned.tasks.iter().filter_map(|task| task.source.clone().ok()).collect();
-    let found = context.models.find(sources, &planned.key, refresh).await;
+    let found = tokio::select! {
+        found = context.models.find(sources, &planned.key, refresh) => found,
+        // The longest wait of all calls would hold the stop up.
+        () = context.stopping.cancelled() => return Err(status::shutting_down()),
+    };
     let catalog = Arc::clone(&context.catalog);
     context.compute(move || answer(&planned, &found, &catalog, lang)).await?
 }
@@ -75,13 +88,19 @@ async fn plan(context: &Context, request: v1::PrefillBatchRequest) -> Result<Pla
         )?;
         let limits = policy.read();
         let approvals = Approvals { concurrency: false, task_count: request.task_count_approved };
-        let own = submit::api_key(&request.api_key)?.map(Key::new);
-        let key = own.or_else(|| policy.api_key().map(|key| Key::new(key.expose()))).transpose();
-        let key = key.map_err(|bad| status::invalid("api_key", &bad.to_string()))?;
-        let specs = plan_prefill(&payload, approvals, &limits, &catalog, key.is_some())
-            .map_err(|refusal| status::refusal(&refusal))?;
-        // Planning has refused a batch without a key.
-        let Some(key) = key else { return Err(status::refusal(&crate::core::refusal::Refusal::NoApiKey)) };
+        let own = submit::api_key(&request.api_key)?.map(|key| (API_KEY, Key::new(key)));
+        let key = own.or_else(|| policy.api_key().map(|key| (CONFIG_KEY, Key::new(key.expose()))));
+        let usable = key.as_ref().is_some_and(|(_, key)| key.is_ok());
+        // Limits go before the key, and a key that cannot be sent is refused where none would be.
+        let (specs, key) = match (plan_prefill(&payload, approvals, &limits, &catalog, usable), key) {
+            (Err(Refusal::NoApiKey), Some((place, Err(bad)))) => {
+                return Err(status::invalid(place, &bad.to_string()));
+            }
+            (Err(refusal), _) => return Err(status::refusal(&refusal)),
+            (Ok(specs), Some((_, Ok(key)))) => (specs, key),
+            // Planning has refused a batch without a key.
+            (Ok(_), _) => return Err(status::refusal(&Refusal::NoApiKey)),
+        };
         let concurrency = request.concurrency.map(|number| Integer::Value(number.into()));
         let concurrency = concurrency.or(payload.concurrency);
         let tasks = payload.tasks.into_iter().zip(specs);
@@ -120,7 +139,9 @@ fn answer(
         let price = found.ok().flatten().and_then(|found| found.price.as_deref());
         let facts = Facts { index, request: &task.request, spec: &task.spec, catalog, contract, price };
         let card = card::render(&facts, lang);
-        bytes += 2 * (card.len() + task.spec.label.len());
+        // In a card of its own, and in the text of all.
+        bytes +=
+            2 * (card.len() + task.spec.label.len()) + task.spec.model.len() + task.spec.display_name.len();
         if bytes > MAX_ANSWER_BYTES {
             return Err(status::cards_too_large(planned.tasks.len(), MAX_ANSWER_BYTES));
         }
@@ -142,4 +163,32 @@ fn answer(
         tasks: tasks.collect(),
         reply_markdown,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{contract::Contract, plan::plan_task, refusal::Phase};
+
+    #[test]
+    fn no_card_is_shorter_than_the_shortest() {
+        let catalog = Catalog::builtin();
+        let request = TaskRequest { model: "m".into(), ..TaskRequest::default() };
+        let spec = plan_task(1, &request, &catalog, Phase::Prefill).unwrap();
+        let empty = Contract::default();
+        for lang in [Lang::En, Lang::Zh] {
+            for contract in [Ok(&empty), Err(&Unavailable::Malformed)] {
+                let facts = Facts {
+                    index: 1,
+                    request: &request,
+                    spec: &spec,
+                    catalog: &catalog,
+                    contract,
+                    price: None,
+                };
+                let card = card::render(&facts, lang);
+                assert!(card.len() >= MIN_CARD_BYTES, "{card}");
+            }
+        }
+    }
 }

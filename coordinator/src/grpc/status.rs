@@ -226,6 +226,13 @@ pub(crate) fn too_slow(seconds: u64) -> Status {
     Parts::new(Code::DeadlineExceeded, "TOO_SLOW", message).build()
 }
 
+/// A prefill that took too long, or waited too long for its turn. Nothing depends on it.
+pub(crate) fn prefill_too_slow(seconds: u64) -> Status {
+    let message =
+        format!("there were no cards within {seconds} s; nothing was stored and nothing runs, try again");
+    Parts::new(Code::DeadlineExceeded, "TOO_SLOW", message).build()
+}
+
 /// Something of the coordinator's own is broken. The cause goes to its log only.
 pub(crate) fn internal(what: &'static str, cause: &dyn std::fmt::Display) -> Status {
     tracing::error!(%cause, "{what}");

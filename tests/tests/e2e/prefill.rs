@@ -297,3 +297,51 @@ async fn texts_of_a_contract_cannot_break_out_of_their_line() {
         reply.reply_markdown
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_cards_cannot_fit_is_refused_before_anything_is_asked_for() {
+    let api = Api::start().await;
+    let mut options = ClusterOptions::with_limits(5, 30_000);
+    options.coordinator_args.push(format!("--contract-base-url={}", api.base_url()));
+    let cluster = Cluster::start_with(options).await;
+    let models: Vec<_> = (0..30_000).map(|number| format!("a/b{number}")).collect();
+    let models: Vec<_> = models.iter().map(String::as_str).collect();
+    let refused = try_prefill(&cluster, request(&models)).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "CARDS_TOO_LARGE");
+    assert_eq!(api.calls().len(), 0);
+    // A model is named in more places than its card.
+    let long = "m".repeat(130_000);
+    let refused = try_prefill(&cluster, request(&[long.as_str(); 11])).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "CARDS_TOO_LARGE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_key_in_the_config_file_is_told_by_its_place_and_after_the_limits() {
+    let api = Api::start().await;
+    let mut options = ClusterOptions::with_limits(5, 2);
+    let config = json!({"batch": {"max_tasks": 2}, "credentials": {"api_key": "sk-\u{5bc6}"}});
+    options.config = Some(config.to_string());
+    options.coordinator_args.push(format!("--contract-base-url={}", api.base_url()));
+    let cluster = Cluster::start_with(options).await;
+    let keyless = |models| PrefillBatchRequest { api_key: String::new(), ..request(models) };
+    let refused = try_prefill(&cluster, keyless(&["wan"])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains("config.json") && !refused.message().contains("sk-"), "{refused:?}");
+    let refused = try_prefill(&cluster, keyless(&["wan"; 3])).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "BATCH_TASK_LIMIT_EXCEEDED");
+    assert_eq!(api.calls().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefill_that_waits_does_not_hold_a_stop_up() {
+    let api = Api::start().await;
+    let mut cluster = cluster(&api, &[]).await;
+    api.answer_contract(BPRO, [Answer::Gated]);
+    let mut batches = cluster.batches();
+    let waiting = tokio::spawn(async move { batches.prefill_batch(request(&["bpro-t2i"])).await });
+    api.until_under_way(1).await;
+    cluster.stop_coordinator().await;
+    let refused = waiting.await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "SHUTTING_DOWN");
+}

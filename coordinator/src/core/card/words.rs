@@ -110,7 +110,7 @@ table! {
     refused_saying: "as the publisher answered with code {0}, {1}", "发布方应答代码 {0}，{1}";
     too_large: "as the answer is larger than {0} bytes", "应答超过 {0} 字节";
     malformed: "as the answer cannot be read", "应答无法识别";
-    redirected: "as the address leads to another host", "地址指向了另一台主机";
+    redirected: "as the address leads elsewhere, and is not followed there", "地址被重定向到别处，未予跟随";
 }
 
 /// The words of a language.

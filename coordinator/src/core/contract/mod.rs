@@ -109,6 +109,6 @@ pub enum Unavailable {
     TooLarge { limit: usize },
     /// No JSON, or not in the documented form.
     Malformed,
-    /// It points to another host.
+    /// It points to another place, or on and on within its own.
     Redirected,
 }
