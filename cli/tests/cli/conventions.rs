@@ -385,5 +385,10 @@ fn the_manual_has_a_page_for_every_command() {
     let count = std::fs::read_dir(dir.path()).unwrap().count();
     assert!(said.starts_with(&format!("{count} pages in ")), "{said}");
     let (_, page, _) = output(program().arg("man"));
-    assert!(page.contains(".TH muster 1") && page.contains("130  interrupted"), "{page}");
+    assert!(
+        page.contains(".TH muster 1")
+            && page.contains("MUSTER_COORDINATOR")
+            && page.contains("130  interrupted"),
+        "{page}"
+    );
 }
