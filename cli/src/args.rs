@@ -5,12 +5,17 @@
 //! task finds in its own environment (`MUSTER_BATCH_ID MUSTER_TASK_INDEX MUSTER_ATTEMPT MUSTER_OUTPUT_DIR`) is
 //! never read, so that a task may call `muster` itself.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 
-use crate::{client::new_request_id, commands, error::Error, output::Format};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
+
+use crate::{client::new_request_id, color::When, commands, error::Error, output::Format};
 
 /// Where a coordinator listens unless told otherwise.
 pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7070";
+
+/// The heading of what every command takes.
+const GLOBAL: &str = "Global options";
 
 /// Run batches of costly command-line jobs on a fleet of machines.
 #[derive(Debug, Parser)]
@@ -25,13 +30,41 @@ pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7070";
   muster status BATCH --output json
   muster logs BATCH 3 --follow
 
-Exit codes: 0 all tasks completed (or done as asked); 1 some did not; 2 rejected (limits, bad input);
-3 coordinator unreachable or gone; 130 interrupted."
+Exit codes:
+  0    all tasks completed, or it was done as asked
+  1    some tasks did not complete, or something local failed
+  2    rejected: limits, bad input, unknown names
+  3    the coordinator is unreachable or gone
+  130  interrupted
+
+Settings come from flags, then the environment (MUSTER_<FLAG>), then a profile in
+~/.config/muster/config.toml, then what is built in; `muster config show` says which."
 )]
 pub struct Cli {
     /// Address of the coordinator
-    #[arg(long, global = true, env = "MUSTER_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_COORDINATOR", default_value = DEFAULT_COORDINATOR, value_name = "URL")]
     pub coordinator: String,
+    /// Take settings from this profile [default: the file's default-profile]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_PROFILE", value_name = "NAME")]
+    pub profile: Option<String>,
+    /// File with the profiles [default: ~/.config/muster/config.toml]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_CONFIG_FILE", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// When to use colour: auto, always, never
+    #[arg(
+        long,
+        global = true,
+        help_heading = GLOBAL,
+        value_enum,
+        env = "MUSTER_COLOR",
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true
+    )]
+    pub color: When,
+    /// Print long tables at once, not through a pager
+    #[arg(long, global = true, help_heading = GLOBAL, env = "MUSTER_NO_PAGER", value_parser = FalseyValueParser::new())]
+    pub no_pager: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -74,6 +107,26 @@ pub enum Command {
     Explain(commands::explain::ExplainArgs),
     /// Look for what is wrong between this machine and the coordinator
     Doctor(commands::doctor::DoctorArgs),
+    /// Show settings and where each came from
+    Config(commands::config::ConfigArgs),
+    /// Print the script that completes commands, options and ids in a shell
+    Completions(commands::completions::CompletionsArgs),
+    /// Print the manual, or write its pages into a folder
+    Man(commands::man::ManArgs),
+}
+
+impl Command {
+    /// Whether it prints a table that may be longer than a screen, so that a terminal may show it through a pager.
+    pub fn prints_long_table(&self) -> bool {
+        let output = match self {
+            Self::Status(args) => args.output,
+            Self::List(args) => args.output,
+            Self::Workers(args) => args.output,
+            Self::Prefill(args) => args.output,
+            _ => return false,
+        };
+        output.format() == Format::Table
+    }
 }
 
 /// How to print.
@@ -135,7 +188,12 @@ impl Command {
             Self::Limits(args) => args.output,
             Self::Explain(args) => args.output,
             Self::Doctor(args) => args.output,
-            Self::Logs(_) | Self::Wait(_) | Self::Export(_) => return false,
+            Self::Logs(_)
+            | Self::Wait(_)
+            | Self::Export(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::Man(_) => return false,
         };
         output.output == Some(Output::None)
     }
@@ -176,6 +234,14 @@ pub struct ApprovalArgs {
     #[command(flatten)]
     /// The size.
     pub task_count: TaskCountApprovalArgs,
+}
+
+/// The command line, as help and manual show it: the names of variables, never what is in them.
+pub fn command() -> clap::Command {
+    fn named(command: clap::Command) -> clap::Command {
+        command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(named)
+    }
+    named(<Cli as clap::CommandFactory>::command())
 }
 
 #[cfg(test)]

@@ -32,6 +32,21 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Completed, Self::NotAllCompleted, Self::Rejected, Self::Unreachable, Self::Interrupted];
+
+    /// What it means, as `muster --help` and the documentation say it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Completed => "all tasks completed, or it was done as asked",
+            Self::NotAllCompleted => "some tasks did not complete, or something local failed",
+            Self::Rejected => "rejected: limits, bad input, unknown names",
+            Self::Unreachable => "the coordinator is unreachable or gone",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// As the shell sees it.
     pub const fn code(self) -> u8 {
         match self {

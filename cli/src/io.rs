@@ -39,7 +39,6 @@ pub struct Io {
     err_is_terminal: bool,
     /// Whoever reads data may print it on the same terminal.
     out_is_pipe: bool,
-    colour: Colour,
     interrupt_hint: Arc<Mutex<Option<String>>>,
     surroundings: Surroundings,
     /// Streams that wait for the coordinator to come back.
@@ -68,7 +67,6 @@ impl Io {
         };
         Self {
             err_is_terminal,
-            colour: colour_wanted(out_is_terminal, |name| std::env::var(name).ok()),
             out_is_pipe: is_pipe(&std::io::stdout()),
             canvas: stream.filter(|_| can_paint()).map(Canvas::new),
             ..Self::new(Box::new(out), Box::new(err), out_is_terminal)
@@ -83,9 +81,8 @@ impl Io {
             out_is_terminal,
             err_is_terminal: false,
             out_is_pipe: false,
-            colour: if out_is_terminal { Colour::Keep } else { Colour::Strip },
             interrupt_hint: Arc::default(),
-            surroundings: Surroundings::default(),
+            surroundings: Surroundings { data_in_colour: out_is_terminal, ..Surroundings::default() },
             outages: Arc::default(),
             canvas: None,
             suspending: Arc::default(),
@@ -116,9 +113,9 @@ impl Io {
         self.out_is_terminal
     }
 
-    /// Whether data may be coloured: the one place that decides.
+    /// Whether data may be coloured, as [`crate::color`] has decided.
     pub fn colour(&self) -> Colour {
-        self.colour
+        if self.surroundings.data_in_colour { Colour::Keep } else { Colour::Strip }
     }
 
     /// A stream lost the coordinator: whether it is the first to say so.
@@ -286,42 +283,6 @@ fn in_foreground(stream: Stream) -> bool {
     owner.map_or(true, |owner| owner == getpgrp())
 }
 
-/// Colour as people ask for it: `NO_COLOR` beats `CLICOLOR_FORCE`, which beats what standard output is.
-fn colour_wanted(out_is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Colour {
-    let set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
-    let on = |name: &str| variable(name).is_some_and(|value| !value.is_empty() && value != "0");
-    let off = variable("CLICOLOR").is_some_and(|value| value == "0");
-    let dumb = variable("TERM").is_some_and(|value| value == "dumb");
-    let wanted = !set("NO_COLOR") && (on("CLICOLOR_FORCE") || (out_is_terminal && !off && !dumb));
-    if wanted { Colour::Keep } else { Colour::Strip }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colour_is_for_terminals_unless_the_user_says_otherwise() {
-        let table = [
-            (true, &[][..], Colour::Keep),
-            (false, &[], Colour::Strip),
-            (true, &[("NO_COLOR", "1")], Colour::Strip),
-            (true, &[("NO_COLOR", "")], Colour::Keep),
-            (false, &[("CLICOLOR_FORCE", "1")], Colour::Keep),
-            (false, &[("CLICOLOR_FORCE", "0")], Colour::Strip),
-            (true, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], Colour::Strip),
-            (true, &[("CLICOLOR", "0")], Colour::Strip),
-            (true, &[("TERM", "dumb")], Colour::Strip),
-        ];
-        for (terminal, variables, expected) in table {
-            let find = |name: &str| {
-                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-            };
-            assert_eq!(colour_wanted(terminal, find), expected, "{terminal} {variables:?}");
-        }
-    }
 }

@@ -8,7 +8,9 @@ pub mod approval;
 pub mod args;
 pub mod backoff;
 pub mod client;
+pub mod color;
 pub mod commands;
+pub mod config;
 pub mod error;
 pub mod follow;
 pub mod input;
@@ -17,22 +19,22 @@ pub mod key;
 pub mod lines;
 pub mod live;
 pub mod output;
+pub mod pager;
 pub mod payload;
 pub mod progress;
 pub mod sanitize;
 pub mod shell;
+pub mod start;
 pub mod surroundings;
 pub mod tail;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Cli, Command};
 use backoff::Patience;
 use error::{Error, Exit};
 use io::Io;
-use surroundings::Surroundings;
+use start::Start;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What every command works with.
@@ -52,7 +54,14 @@ pub fn main() -> ExitCode {
     if let Some(code) = commands::run::embed::runner_main() {
         return code;
     }
-    let cli = Cli::parse();
+    // A shell asks what could come next on the command line; the answer is all there is to do.
+    if let Some(exit) = commands::completions::answer() {
+        return exit.into();
+    }
+    let start = match start::read(std::env::args_os().collect()) {
+        Ok(start) => start,
+        Err(exit) => return exit,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -60,14 +69,14 @@ pub fn main() -> ExitCode {
             return Exit::NotAllCompleted.into();
         }
     };
-    let exit = runtime.block_on(execute_until_interrupted(cli));
+    let exit = runtime.block_on(execute_until_interrupted(start));
     // Waits for nothing: a thread stuck on a terminal that nobody reads must not hold the exit.
     runtime.shutdown_background();
     exit.into()
 }
 
-async fn execute_until_interrupted(cli: Cli) -> Exit {
-    let io = Io::standard().with_surroundings(Surroundings::of_process());
+async fn execute_until_interrupted(start: Start) -> Exit {
+    let Start { cli, io, pager } = start;
     let context = Context { io, url: cli.coordinator.clone(), patience: Patience::default() };
     // `run` owns tasks that cost money and ends them itself; every other command only looks on.
     if matches!(cli.command, Command::Run(_)) {
@@ -79,23 +88,44 @@ async fn execute_until_interrupted(cli: Cli) -> Exit {
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
     // On a thread of its own, so that Ctrl-C works while it waits for standard input or a terminal.
     let command = tokio::spawn(execute(cli, context));
+    let shown = pager.clone();
+    let command = async move {
+        let exit = command.await.unwrap_or(Exit::NotAllCompleted);
+        if let Some(pager) = shown {
+            // Waits for the user, on a thread that may wait.
+            let _ = tokio::task::spawn_blocking(move || pager.finish()).await;
+        }
+        exit
+    };
     tokio::select! {
-        exit = command => exit.unwrap_or(Exit::NotAllCompleted),
-        () = interrupted(signals) => report(Err(Error::Interrupted), &io),
+        exit = command => exit,
+        () = interrupted(signals, pager.as_ref()) => {
+            let exit = report(Err(Error::Interrupted), &io);
+            if let Some(pager) = pager {
+                pager.end();
+            }
+            exit
+        }
     }
 }
 
-/// Ends at the first of the signals.
-async fn interrupted([interrupt, terminate]: [Option<Signal>; 2]) {
-    async fn received(signal: Option<Signal>) {
+/// Ends at the first of the signals, but for Ctrl-C while the pager has the terminal, which is meant for that.
+async fn interrupted([mut interrupt, mut terminate]: [Option<Signal>; 2], pager: Option<&pager::Pager>) {
+    async fn received(signal: &mut Option<Signal>) {
         match signal {
-            Some(mut signal) => drop(signal.recv().await),
+            Some(signal) => drop(signal.recv().await),
             None => std::future::pending().await,
         }
     }
-    tokio::select! {
-        () = received(interrupt) => {}
-        () = received(terminate) => {}
+    loop {
+        tokio::select! {
+            () = received(&mut interrupt) => {
+                if !pager.is_some_and(pager::Pager::has_terminal) {
+                    return;
+                }
+            }
+            () = received(&mut terminate) => return,
+        }
     }
 }
 

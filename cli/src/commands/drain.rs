@@ -13,6 +13,14 @@ use crate::{
 
 /// What `drain` takes.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "What runs on the worker goes on; `muster workers` shows when nothing is left, and it may be
+stopped.
+
+Examples:
+  muster drain gpu-1
+  muster resume gpu-1                              give it work again"
+)]
 pub struct DrainArgs {
     /// The worker, as `muster workers` names it
     pub worker: String,

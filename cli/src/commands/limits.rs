@@ -13,6 +13,9 @@ use crate::{
 
 /// What `limits` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  muster limits
+  muster limits --output json")]
 pub struct LimitsArgs {
     #[command(flatten)]
     /// How to print.

@@ -17,6 +17,9 @@ const PAGE_SIZE: i32 = 500;
 
 /// What `list` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  muster list
+  muster list --limit 0 --output jsonl | jq -r .batch_id")]
 pub struct ListArgs {
     /// Show at most so many; 0 for all
     #[arg(long, env = "MUSTER_LIMIT", value_name = "N", default_value_t = 50)]

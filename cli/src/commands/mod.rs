@@ -1,6 +1,8 @@
 //! The commands, one file each: arguments, the call, what is printed.
 
 pub mod cancel;
+pub mod completions;
+pub mod config;
 pub mod doctor;
 pub mod drain;
 pub mod explain;
@@ -8,6 +10,7 @@ pub mod export;
 pub mod limits;
 pub mod list;
 pub mod logs;
+pub mod man;
 pub mod prefill;
 pub mod resume;
 pub mod retry;
@@ -44,6 +47,9 @@ pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error
         Command::Limits(args) => limits::run(args, context).await,
         Command::Explain(args) => explain::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
+        Command::Config(args) => config::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
+        Command::Man(args) => man::run(&args, context),
     }
 }
 

@@ -13,6 +13,13 @@ use crate::{
 
 /// What `resume` takes.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "A worker is set aside when programs cannot be started on it, three times in a row; put that
+right first.
+
+Examples:
+  muster resume gpu-1"
+)]
 pub struct ResumeArgs {
     /// The worker, as `muster workers` names it
     pub worker: String,

@@ -21,7 +21,8 @@ Examples:
   muster wait BATCH && echo all done
   muster wait BATCH OTHER --timeout 2h
 
-Exit codes: 0 all tasks of all batches completed; 1 some did not, or not within --timeout (which it says).")]
+Exit codes: 0 all tasks of all batches completed; 1 some did not, or not within --timeout (it says
+which).")]
 pub struct WaitArgs {
     /// The batches
     #[arg(required = true, value_name = "BATCH")]

@@ -18,12 +18,17 @@ use crate::{
 /// What `watch` takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended. Else
-(and with TERM=dumb): one line per change of a task. A summary at the end. Goes on by itself when the coordinator
-is restarted; gives up after a minute without it (exit code 3). Interrupting ends the watching, not the batch.
+    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended.
+Else (and with TERM=dumb): one line per change of a task. A summary at the end. Goes on by itself
+when the coordinator is restarted; gives up after a minute without it (exit code 3). Interrupting
+ends the watching, not the batch.
 
-With --output jsonl each change is one line of JSON; with json or seed-json the lines go to standard error and
-the batch, once it has ended, to standard output.
+With --output jsonl each change is one line of JSON; with json or seed-json the lines go to standard
+error and the batch, once it has ended, to standard output.
+
+Examples:
+  muster watch BATCH
+  muster watch BATCH --output jsonl | jq -c '.tasks[]'
 
 Exit codes: 0 all tasks completed; 1 some did not."
 )]

@@ -14,6 +14,9 @@ use crate::{
 
 /// What `workers` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  muster workers
+  muster workers --output jsonl | jq -r 'select(.status == \"WORKER_STATUS_LOST\") | .worker_id'")]
 pub struct WorkersArgs {
     #[command(flatten)]
     /// How to print.

@@ -6,6 +6,7 @@
 mod answers;
 mod approval;
 mod commands;
+mod conventions;
 mod doctor;
 mod drive;
 mod explain;

@@ -22,6 +22,11 @@ use report::Report;
     after_help = "Formats: lines; json (all checks); jsonl (one check a line). Each check is ok, a problem (with
 its fix), a note, or was skipped because one before it failed.
 
+Examples:
+  muster doctor
+  muster doctor --dispatch ./dispatch
+  muster --coordinator http://HOST:7070 doctor --output jsonl
+
 Exit codes: 0 no problem; 2 a problem of settings or of the fleet; 3 no coordinator could be reached."
 )]
 pub struct DoctorArgs {

@@ -37,9 +37,9 @@ const SUPERVISOR_LOG: &str = "batch-supervisor.log";
 /// What `export` takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Writes batch-status.json (the status document of the original batch runner), task-NN.log for each task that has
-started (its newest attempt) and batch-supervisor.log (what happened when, in UTC). DIR must be new, empty, or an
-earlier export of the same batch, which is brought up to date.
+    after_help = "Writes batch-status.json (the status document of the original batch runner), task-NN.log for each
+task that has started (its newest attempt) and batch-supervisor.log (what happened when, in UTC).
+DIR must be new, empty, or an earlier export of the same batch, which is brought up to date.
 
 Examples:
   muster export BATCH exports/BATCH"

@@ -33,8 +33,8 @@ const MAX_TAIL: u64 = 1_000_000;
 /// What `logs` takes.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Without TASK, all tasks: one after the other, or with --follow line by line as they print. A line that is
-drawn again and again (a progress bar) is shown as it was last.
+    after_help = "Without TASK, all tasks: one after the other, or with --follow line by line as they print. A line
+that is drawn again and again (a progress bar) is shown as it was last.
 
 Examples:
   muster logs BATCH

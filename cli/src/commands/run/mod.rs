@@ -44,19 +44,20 @@ const QUEUED_INTERRUPTS: usize = 4;
 /// What `run` takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended, with the last
-lines of those that failed. Else: all output, each line with the number of its task.
+    after_help = "On a terminal: a bar, what runs with its last line of output, and a line per task that ended, with
+the last lines of those that failed. Else: all output, each line with the number of its task.
 The data (and the outputs, under worker/outputs) stay in ./muster-runs/<batch>.
 Ctrl-C cancels the batch and lets tasks finish cleanly; a second one ends them at once.
 
 Examples:
   muster run batch.json --dispatch ./dispatch
-  muster run -m bpro-t2i 'a white cat' 'a black dog' --dispatch 'python3 dispatch.py' --concurrency 2
+  muster run -m bpro-t2i 'a white cat' 'a black dog' --dispatch ./dispatch --concurrency 2
   muster run --each-line prompts.txt --dispatch ./dispatch
   muster run --cards cards.md --dispatch ./dispatch
   muster run --data-dir run-1 --resume --dispatch ./dispatch      go on after a crash
 
-Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130 interrupted."
+Exit codes: 0 all tasks completed; 1 some did not; 2 rejected; 3 could not be started; 130
+interrupted."
 )]
 pub struct RunArgs {
     #[command(flatten)]
