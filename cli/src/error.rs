@@ -386,13 +386,12 @@ impl fmt::Display for Rejection {
         if !self.located.is_empty() {
             write!(f, "\n{}", self.located)?;
         }
-        if let Some(way_out) = self.way_out() {
-            write!(f, "\n  {}", one_line(&way_out))?;
+        // The whole command is the better way out.
+        match (&self.repeat, self.way_out()) {
+            (Some(repeat), _) => write!(f, "\n  {repeat}"),
+            (None, Some(way_out)) => write!(f, "\n  {}", one_line(&way_out)),
+            (None, None) => Ok(()),
         }
-        if let Some(repeat) = &self.repeat {
-            write!(f, "\n  {repeat}")?;
-        }
-        Ok(())
     }
 }
 

@@ -74,7 +74,10 @@ pub fn describe_failure(task: &Task) -> String {
         FailureReason::OutputRefused => "the worker does not allow its output path".to_owned(),
         FailureReason::SecretUnavailable => "the key that it needs can no longer be read".to_owned(),
     };
-    if task.failure_message.is_empty() {
+    // What the coordinator says of these has nothing but the number.
+    let said = matches!(task.failure_reason(), FailureReason::ExitCode | FailureReason::Signal)
+        && task.failure_message.starts_with("the program ");
+    if task.failure_message.is_empty() || said {
         text
     } else {
         format!("{text}: {}", one_line(&task.failure_message))

@@ -182,3 +182,24 @@ fn find(folder: &std::path::Path, extension: &str, found: &mut Vec<std::path::Pa
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_refused_or_only_checked_leaves_nothing_behind() {
+    let cluster = Cluster::start().await;
+    let (file, runs) = (cluster.dir().join("batch.json"), cluster.dir().join("muster-runs"));
+    let dispatch = examples_dir().join("dispatch");
+    let run = ["run", file.to_str().unwrap(), "--dispatch", dispatch.to_str().unwrap()];
+    fs::write(&file, r#"["1", "2", "3", "4", "5", "6"]"#).unwrap();
+    let refused = muster(&cluster, &run).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let said = text(&refused.stderr);
+    assert!(said.contains("--task-count-approved") && !said.contains("data in"), "{said}");
+    assert!(!runs.exists(), "nothing was stored");
+    fs::write(&file, r#"["1"]"#).unwrap();
+    let checked = muster(&cluster, &[&run[..], &["--validate-only"]].concat()).await;
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert!(!runs.exists(), "nothing was stored");
+    let ran = muster(&cluster, &run).await;
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert!(text(&ran.stderr).contains("data in muster-runs/") && runs.exists(), "{ran:?}");
+}

@@ -23,6 +23,18 @@ pub fn given(path: &Path) -> Result<PathBuf, Error> {
     make(path.to_owned())
 }
 
+/// Removes a folder of [`new_run`] in which nothing was stored, its key file beside it, and the folder of runs
+/// where that leaves it empty.
+pub fn remove_unused(path: &Path) {
+    let key = muster_coordinator::Config::new(path).key_file();
+    // What cannot be removed is an empty store, which harms nobody.
+    let _ = std::fs::remove_dir_all(path);
+    let _ = std::fs::remove_file(key);
+    if let Some(runs) = path.parent() {
+        let _ = std::fs::remove_dir(runs);
+    }
+}
+
 fn make(path: PathBuf) -> Result<PathBuf, Error> {
     let failed = |source| Error::Write { what: path.display().to_string(), source };
     std::fs::create_dir_all(&path).map_err(failed)?;

@@ -93,7 +93,7 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
         Some(path) => (data_dir::given(path)?, None),
         None => data_dir::new_run().map(|(path, id)| (path, Some(id)))?,
     };
-    context.io.say(&format!("data in {}", from_here(&data_dir)));
+    let mut folder = Folder { path: data_dir.clone(), is_new: first_batch.is_some(), is_used: false };
     let mut embedded =
         Embedded::start(CoordinatorOptions { data_dir: data_dir.clone(), first_batch }).await?;
     let context = Context { url: embedded.url().to_owned(), ..context.clone() };
@@ -102,8 +102,14 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
         slots: args.slots,
         work_dir: data_dir.join("worker"),
     };
-    let outcome = run_with(&args, request, &context, &mut embedded, worker, &mut interrupts).await;
+    let outcome =
+        run_with(&args, request, &context, &mut embedded, worker, &mut folder, &mut interrupts).await;
     embedded.shutdown().await;
+    // Where it is not known whether the batch was stored, the folder stays.
+    let was_refused = matches!(&outcome, Ok(_) | Err(Error::Rejected(_) | Error::NotApproved));
+    if folder.is_new && !folder.is_used && was_refused {
+        data_dir::remove_unused(&data_dir);
+    }
     if let Err(Error::Embedded(_) | Error::GaveUp { .. } | Error::Unreachable { .. }) = &outcome {
         let folder = from_here(&data_dir);
         context
@@ -119,12 +125,29 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
     outcome
 }
 
+/// Where the run keeps its data.
+struct Folder {
+    path: PathBuf,
+    /// Made for this run.
+    is_new: bool,
+    /// A batch was stored in it.
+    is_used: bool,
+}
+
+impl Folder {
+    fn use_for(&mut self, context: &Context) {
+        self.is_used = true;
+        context.io.say(&format!("data in {}", from_here(&self.path)));
+    }
+}
+
 async fn run_with(
     args: &RunArgs,
     request: Option<(SubmitBatchRequest, Provenance)>,
     context: &Context,
     embedded: &mut Embedded,
     worker: WorkerOptions,
+    folder: &mut Folder,
     interrupts: &mut mpsc::Receiver<()>,
 ) -> Result<Exit, Error> {
     let client = Client::new(context)?;
@@ -158,6 +181,7 @@ async fn run_with(
         // Refusals come before a worker is started.
         let batch =
             submit_approved(&client, request, Approvals::new(&client, &provenance, Some(interrupts))).await?;
+        folder.use_for(context);
         embedded.start_worker(worker).await?;
         return follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await;
     }
@@ -171,6 +195,7 @@ async fn run_with(
     }
     let batch =
         submit_approved(&client, request, Approvals::new(&client, &provenance, Some(interrupts))).await?;
+    folder.use_for(context);
     follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await
 }
 
