@@ -266,8 +266,12 @@ async fn follow_to_end(
         return Ok(exit);
     }
     let (client, batch_id) = (client.clone(), batch_id.to_owned());
-    // In a task of its own, so that it is left behind where it is stuck.
-    let finishing = tokio::spawn(async move { finish(&client, &batch_id, format, &summary).await });
+    // On a thread of its own, so that it is left behind where it is stuck: a thread of the runtime would hold up
+    // what waits for its turn on it, such as the coordinator's connections.
+    let runtime = tokio::runtime::Handle::current();
+    let finishing = tokio::task::spawn_blocking(move || {
+        runtime.block_on(finish(&client, &batch_id, format, &summary))
+    });
     tokio::select! {
         written = finishing => match written {
             // The reader went away.
