@@ -362,6 +362,11 @@ impl Rejection {
                 Code::AlreadyExists => {
                     "this --request-id belongs to other content; leave it out or choose another".to_owned()
                 }
+                // Most of these name the way out themselves.
+                Code::NotFound if self.message.contains("`muster ") => return None,
+                Code::NotFound if matches!(self.reason.as_str(), "TASK_NOT_FOUND" | "ATTEMPT_NOT_FOUND") => {
+                    "`muster status BATCH` shows the batch's tasks".to_owned()
+                }
                 Code::NotFound => "`muster list` shows the batches, `muster workers` the workers".to_owned(),
                 Code::Unimplemented => "the coordinator is older than this command; upgrade it".to_owned(),
                 _ => return None,

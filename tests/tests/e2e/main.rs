@@ -14,6 +14,7 @@ mod logs;
 mod nasty;
 mod policy;
 mod prefill;
+mod readme;
 mod restart;
 mod secret;
 mod submit_run;

@@ -269,9 +269,8 @@ async fn follow_to_end(
     // On a thread of its own, so that it is left behind where it is stuck: a thread of the runtime would hold up
     // what waits for its turn on it, such as the coordinator's connections.
     let runtime = tokio::runtime::Handle::current();
-    let finishing = tokio::task::spawn_blocking(move || {
-        runtime.block_on(finish(&client, &batch_id, format, &summary))
-    });
+    let finishing =
+        tokio::task::spawn_blocking(move || runtime.block_on(finish(&client, &batch_id, format, &summary)));
     tokio::select! {
         written = finishing => match written {
             // The reader went away.
