@@ -1,6 +1,8 @@
 //! Reads the output of one attempt by offset, through restarts of the coordinator, and finds where its last lines
 //! begin. Shows nothing itself.
 
+use std::time::Duration;
+
 use muster_proto::v1::{TailLogsRequest, TailLogsResponse, tail_logs_response::Content};
 use tonic::{Code, Streaming};
 
@@ -20,6 +22,9 @@ pub struct Piece {
     /// Bytes past the limit that were thrown away; known at the end.
     pub discarded: i64,
 }
+
+/// How long the end of a stream may take behind the end of its log.
+const STREAM_END_TIME: Duration = Duration::from_secs(1);
 
 /// One output stream.
 pub struct Tail {
@@ -48,7 +53,13 @@ impl Tail {
     pub async fn next(&mut self) -> Result<Option<Piece>, Error> {
         while !self.over {
             let failure = match self.receive().await {
-                Ok(Some(message)) => return Ok(Some(self.accept(message))),
+                Ok(Some(message)) => {
+                    let piece = self.accept(message);
+                    if self.over {
+                        self.read_out().await;
+                    }
+                    return Ok(Some(piece));
+                }
                 Ok(None) if !self.request.follow => {
                     self.over = true;
                     continue;
@@ -75,6 +86,15 @@ impl Tail {
             }
         };
         stream.message().await
+    }
+
+    /// Reads the stream's own end behind the end of the log. A stream that is dropped before it is reset, and a
+    /// connection that resets thousands of them, as for the logs of a large batch, is taken for an attack.
+    async fn read_out(&mut self) {
+        if let Some(mut stream) = self.stream.take() {
+            // What comes is the end; a coordinator that does not send it is not waited for.
+            let _ = tokio::time::timeout(STREAM_END_TIME, stream.message()).await;
+        }
     }
 
     /// Takes over a message: from here on the attempt is fixed and the offset is behind its bytes.

@@ -19,6 +19,7 @@ import traceback
 
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
+import terminal
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 WAIT = 60
@@ -453,6 +454,9 @@ def raw_logs_come_as_bytes_to_grpcurl(ctx):
     assert log == b"ok \x80 cut \xe7\xab overlong \xc0\xaf surrogate \xed\xa0\x80 end\n", log
 
 
+CHECKS.extend(terminal.CHECKS)
+
+
 @check
 def the_coordinator_and_its_worker_are_unharmed(ctx):
     assert all(process.poll() is None for process in ctx.fleet.started)
@@ -464,7 +468,7 @@ def the_coordinator_and_its_worker_are_unharmed(ctx):
 
 class Context:
     def __init__(self, arguments):
-        self.buf, self.proto = arguments.buf, arguments.proto
+        self.buf, self.proto, self.bins = arguments.buf, arguments.proto, os.path.abspath(arguments.bins)
         self.fleet = Fleet(arguments.bins)
         self.grpcurl = Grpcurl(arguments.grpcurl, self.fleet.address)
 

@@ -52,13 +52,14 @@ pub async fn run(args: SubmitArgs, context: &Context) -> Result<Exit, Error> {
         print_batch(&client, &batch, args.output.format()).await?;
         return Ok(Exit::Completed);
     }
-    context.io.say(&headline(&batch));
     if args.watch {
         if args.output.given().is_none() {
             context.io.line(&one_line(&batch.batch_id))?;
         }
+        // The watch begins with the headline.
         return watch(&client, &batch.batch_id, args.output.format(), true).await;
     }
+    context.io.say(&headline(&batch));
     match args.output.given() {
         None | Some(Format::Table) => context.io.line(&one_line(&batch.batch_id))?,
         Some(format) => print_batch(&client, &batch, format).await?,
