@@ -15,6 +15,7 @@ mod input;
 mod live;
 mod logs;
 mod logs_terminal;
+mod outputs;
 mod prefill;
 mod process;
 mod support;
