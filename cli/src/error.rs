@@ -328,8 +328,26 @@ impl Rejection {
         self.metadata.get(key).map_or("?", String::as_str)
     }
 
-    /// What the user can do about it, where there is something.
+    /// Whether the coordinator's own words name the flag, or the only thing that can be done.
+    fn names_its_way_out(&self) -> bool {
+        let words = match self.reason.as_str() {
+            "BATCH_TASK_COUNT_REQUIRES_APPROVAL" => "--task-count-approved",
+            "BATCH_CONCURRENCY_REQUIRES_APPROVAL" => "--concurrency-approved",
+            "BATCH_TASK_LIMIT_EXCEEDED" | "BATCH_CONCURRENCY_LIMIT_EXCEEDED" => {
+                "no approval lifts this limit"
+            }
+            "BATCH_SEARCH_FLOW_NOT_SUPPORTED" => "search first",
+            "NO_API_KEY" => "--api-key-file",
+            _ => return false,
+        };
+        self.message.contains(words)
+    }
+
+    /// What the user can do about it, where there is something and the coordinator does not say it.
     pub fn way_out(&self) -> Option<String> {
+        if self.names_its_way_out() {
+            return None;
+        }
         if let Some(way_out) = self.own_way_out {
             return Some(way_out.to_owned());
         }
