@@ -144,6 +144,7 @@ impl SubmissionArgs {
             validate_only: self.validate_only,
             api_key,
             cards_markdown,
+            options: None,
         };
         Ok((request, provenance))
     }

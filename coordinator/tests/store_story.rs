@@ -11,6 +11,7 @@ use muster_coordinator::{
             AttemptRow, BatchHead, BatchState, BatchStatus, Counts, FailureReason, InstanceId, LoadedBatch,
             RequestRecord, TaskState, TaskStatus, WorkerRef, WorkerRow,
         },
+        options::{BatchOptions, OnDisconnect, RetryOn, RetryPolicy},
         plan::TaskSpec,
     },
     store::{Error, PageBounds, Reader, Store, sqlite::SqliteStore},
@@ -312,6 +313,19 @@ fn head(id: BatchId, task_count: u32) -> BatchHead {
         effective_concurrency: 12,
         configured_max_concurrency: 13,
         configured_max_tasks: u32::MAX,
+        options: BatchOptions {
+            time_limit_ms: Some(u64::MAX),
+            queue_time_limit_ms: Some(1),
+            cancel_grace_ms: Some(0),
+            retry: Some(RetryPolicy {
+                max_attempts: 3,
+                on: [RetryOn::ExitCode, RetryOn::Code(-7), RetryOn::WorkerCrashed].into(),
+                backoff_ms: 5,
+                max_backoff_ms: 6,
+            }),
+            max_failures: Some(2),
+            on_disconnect: Some(OnDisconnect::Stop),
+        },
     }
 }
 
@@ -325,6 +339,8 @@ fn state(revision: i64, [queued, running, completed, failed, cancelled]: [u32; 5
         end_ms: (revision == 5).then_some(22),
         cancel_reason: (revision == 5).then(|| "enough".into()),
         uses_key: revision != 3,
+        on_hold: revision == 4,
+        message: if revision == 4 { "from a backup".into() } else { String::new() },
     }
 }
 
@@ -353,6 +369,9 @@ fn everything(status: TaskStatus, revision: i64) -> TaskState {
         log_discarded: u64::MAX - 1,
         cancel_requested: true,
         end_confirmed: false,
+        cancel_grace_ms: Some(u32::MAX),
+        uncounted: 3,
+        not_before_ms: Some(51),
     }
 }
 

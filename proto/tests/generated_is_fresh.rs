@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 #[test]
 fn generated_code_is_fresh() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = ["batch", "explain", "prefill", "task", "fleet", "worker"]
+    let files = ["batch", "options", "explain", "prefill", "task", "fleet", "worker"]
         .map(|noun| format!("muster/v1/{noun}.proto"));
     let descriptors = protox::compile(files, [root.join("proto")]).expect("the .proto files compile");
     let out = tempfile::tempdir().unwrap();

@@ -41,6 +41,7 @@ pub fn reason_word(reason: FailureReason) -> Option<&'static str> {
         FailureReason::OutputFailed => "output_failed",
         FailureReason::OutputRefused => "output_refused",
         FailureReason::SecretUnavailable => "secret_unavailable",
+        FailureReason::QueueTimedOut => "queue_timed_out",
     })
 }
 
@@ -73,6 +74,7 @@ pub fn describe_failure(task: &Task) -> String {
         FailureReason::OutputFailed => "its output could not be kept".to_owned(),
         FailureReason::OutputRefused => "the worker does not allow its output path".to_owned(),
         FailureReason::SecretUnavailable => "the key that it needs can no longer be read".to_owned(),
+        FailureReason::QueueTimedOut => "it waited longer for its start than it may".to_owned(),
     };
     // What the coordinator says of these has nothing but the number.
     let said = matches!(task.failure_reason(), FailureReason::ExitCode | FailureReason::Signal)

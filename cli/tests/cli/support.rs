@@ -184,6 +184,12 @@ impl BatchService for Service {
         Ok(Response::new(v1::RetryBatchResponse { batch: Some(batch) }))
     }
 
+    async fn release_batch(&self, _: Request<v1::ReleaseBatchRequest>) -> Reply<v1::ReleaseBatchResponse> {
+        let mut batch = self.0.batch.lock().unwrap();
+        batch.on_hold = false;
+        Ok(Response::new(v1::ReleaseBatchResponse { batch: Some(batch.clone()) }))
+    }
+
     async fn explain_batch(
         &self,
         request: Request<v1::ExplainBatchRequest>,

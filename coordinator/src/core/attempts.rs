@@ -320,6 +320,9 @@ impl Machine {
             log_discarded: row.log_discarded,
             cancel_requested: active.cancel_grace_ms.is_some(),
             end_confirmed,
+            cancel_grace_ms: active.cancel_grace_ms,
+            uncounted: 0,
+            not_before_ms: None,
             worker: Some(active.worker.clone()),
         };
         turn.change(Change::Task(id.batch, id.task, Box::new(state)));

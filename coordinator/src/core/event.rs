@@ -42,6 +42,8 @@ pub enum Event {
     Cancel(ReplyId, Cancel),
     /// Ended tasks are to run again.
     Retry(ReplyId, Box<Retry>),
+    /// A batch that is on hold may go on.
+    Release(ReplyId, Release),
     /// An operator drains or resumes a worker, by name.
     Steer(ReplyId, String, Steer),
     /// The workers are asked for.
@@ -95,6 +97,15 @@ pub struct Cancel {
     pub reason: String,
     /// KILL at once.
     pub immediate: bool,
+    /// Makes the call safe to repeat.
+    pub request: Option<Request>,
+}
+
+/// A batch that may go on.
+#[derive(Debug)]
+pub struct Release {
+    /// The batch.
+    pub batch: BatchId,
     /// Makes the call safe to repeat.
     pub request: Option<Request>,
 }

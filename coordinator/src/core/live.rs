@@ -86,7 +86,7 @@ impl Live {
                         start_ms: None,
                         pid: 0,
                         output_path: task.output_path,
-                        cancel_grace_ms: task.cancel_requested.then_some(super::DEFAULT_GRACE_MS),
+                        cancel_grace_ms: cancel_grace(task.cancel_requested, task.cancel_grace_ms),
                         result: None,
                         log_stored: 0,
                     }))
@@ -99,7 +99,7 @@ impl Live {
                         start_ms: Some(task.start_ms.unwrap_or(head.create_ms)),
                         pid: task.pid,
                         output_path: task.output_path,
-                        cancel_grace_ms: task.cancel_requested.then_some(super::DEFAULT_GRACE_MS),
+                        cancel_grace_ms: cancel_grace(task.cancel_requested, task.cancel_grace_ms),
                         result: None,
                         log_stored: 0,
                     }))
@@ -137,9 +137,11 @@ impl Live {
         })
     }
 
-    /// A task may be offered now: one waits, and the limit leaves room.
+    /// A task may be offered now: nothing holds the batch, one waits, and the limit leaves room.
     pub(super) fn is_ready(&self) -> bool {
-        self.active < self.head.effective_concurrency && self.state.counts.queued > self.offered_count()
+        !self.state.on_hold
+            && self.active < self.head.effective_concurrency
+            && self.state.counts.queued > self.offered_count()
     }
 
     /// Offered tasks are queued to users.
@@ -322,6 +324,7 @@ impl Live {
             pid: active.pid,
             start_ms: active.start_ms,
             cancel_requested: active.cancel_grace_ms.is_some(),
+            cancel_grace_ms: active.cancel_grace_ms,
             ..TaskState::default()
         })
     }
@@ -338,4 +341,9 @@ impl Live {
             Slot::Waiting { .. } | Slot::Ended { .. } => None,
         }
     }
+}
+
+/// The grace that was asked for with a cancellation; data of older versions does not have it.
+fn cancel_grace(requested: bool, grace_ms: Option<u32>) -> Option<u32> {
+    requested.then(|| grace_ms.unwrap_or(super::DEFAULT_GRACE_MS))
 }

@@ -11,8 +11,8 @@ use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
 use super::{
     admission,
     event::{
-        Cancel, Change, Effects, Event, Facts, FromWorker, Needs, Now, Output, Refused, Reply, ReplyId,
-        Request, Retry, SessionId, Submit, ToWorker,
+        Cancel, Change, Effects, Event, Facts, FromWorker, Needs, Now, Output, Refused, Release, Reply,
+        ReplyId, Request, Retry, SessionId, Submit, ToWorker,
     },
     fleet::Fleet,
     live::{Live, Slot},
@@ -165,6 +165,7 @@ impl Machine {
             Event::Submit(_, submit) => batch_and_request(submit.head.id, &submit.request),
             Event::Cancel(_, cancel) => batch_and_request(cancel.batch, &cancel.request),
             Event::Retry(_, retry) => batch_and_request(retry.batch, &retry.request),
+            Event::Release(_, release) => batch_and_request(release.batch, &release.request),
             Event::Hello(_, _, hello) => {
                 needs.attempts =
                     hello.held.iter().map(|(id, _)| *id).filter(|id| self.is_past(*id)).collect();
@@ -197,6 +198,7 @@ impl Machine {
             Event::Submit(reply, submit) => self.on_submit(&mut turn, reply, *submit, &facts),
             Event::Cancel(reply, cancel) => self.on_cancel(&mut turn, reply, cancel, &facts),
             Event::Retry(reply, retry) => self.on_retry(&mut turn, reply, *retry, facts),
+            Event::Release(reply, release) => self.on_release(&mut turn, reply, release, &facts),
             Event::Steer(reply, worker, steer) => self.on_steer(&mut turn, reply, worker, steer),
             Event::Workers(reply) => {
                 let mut views: Vec<_> = self.fleet.iter().map(super::fleet::Worker::view).collect();
@@ -280,6 +282,8 @@ impl Machine {
             end_ms: None,
             cancel_reason: None,
             uses_key: submit.secret.is_some(),
+            on_hold: false,
+            message: String::new(),
         };
         self.batches.insert(id, Live::new(submit.head.clone(), state.clone()));
         turn.change(Change::NewBatch { head: submit.head, state, specs: submit.specs });
@@ -357,6 +361,29 @@ impl Machine {
             let attempt = AttemptId { life: self.life, batch, task, attempt };
             turn.send(session, ToWorker::Stop { attempt, grace_ms });
         }
+    }
+
+    /// A batch that is not on hold stays as it is, which is what was asked for.
+    fn on_release(&mut self, turn: &mut Turn, reply: ReplyId, release: Release, facts: &Facts) {
+        if let Some(answer) = replay(release.request.as_ref(), facts) {
+            return turn.reply(reply, answer);
+        }
+        let id = release.batch;
+        let Some(live) = self.batches.get_mut(&id) else {
+            let answer = match facts.batches.get(&id) {
+                Some(Some(loaded)) => Reply::Batch(id, loaded.state.revision),
+                _ => Reply::Refused(Refused::UnknownBatch(id)),
+            };
+            return turn.reply(reply, answer);
+        };
+        if live.state.on_hold {
+            turn.touch(live);
+            live.state.on_hold = false;
+            live.state.message = String::new();
+        }
+        let revision = live.state.revision;
+        remember(turn, release.request, id);
+        turn.reply(reply, Reply::Batch(id, revision));
     }
 
     fn on_retry(&mut self, turn: &mut Turn, reply: ReplyId, retry: Retry, mut facts: Facts) {

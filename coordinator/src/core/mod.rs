@@ -22,6 +22,7 @@ mod json;
 mod live;
 pub mod machine;
 pub mod model;
+pub mod options;
 mod outcome;
 pub mod payload;
 pub mod plan;

@@ -28,6 +28,8 @@ pub struct BatchHead {
     pub configured_max_concurrency: u32,
     /// See above.
     pub configured_max_tasks: u32,
+    /// How it is carried out.
+    pub options: super::options::BatchOptions,
 }
 
 /// Where a batch stands.
@@ -102,6 +104,10 @@ pub struct BatchState {
     pub cancel_reason: Option<String>,
     /// Its tasks run with an API key, which is kept (encrypted) until the batch has ended.
     pub uses_key: bool,
+    /// Nothing of it is handed out until it is released: it comes from a backup.
+    pub on_hold: bool,
+    /// Why it failed or is on hold, in words; empty otherwise.
+    pub message: String,
 }
 
 /// Where a task stands, as users see it.
@@ -145,6 +151,8 @@ pub enum FailureReason {
     OutputRefused,
     /// Its key can no longer be read.
     SecretUnavailable,
+    /// Waited longer for its first start than it may.
+    QueueTimedOut,
 }
 
 impl FailureReason {
@@ -159,6 +167,7 @@ impl FailureReason {
             Self::OutputFailed => "output_failed",
             Self::OutputRefused => "output_refused",
             Self::SecretUnavailable => "secret_unavailable",
+            Self::QueueTimedOut => "queue_timed_out",
         }
     }
 }
@@ -200,6 +209,13 @@ pub struct TaskState {
     pub cancel_requested: bool,
     /// False where it is cancelled and its worker was lost before it confirmed.
     pub end_confirmed: bool,
+    /// Between TERM and KILL, where cancellation was asked for.
+    pub cancel_grace_ms: Option<u32>,
+    /// Of `attempt`, so many do not count against its retries: what was never started, and what an operator has
+    /// run again.
+    pub uncounted: u32,
+    /// The next attempt is not offered before this (wall clock), where a retry waits.
+    pub not_before_ms: Option<UnixMs>,
 }
 
 impl Default for TaskState {
@@ -222,6 +238,9 @@ impl Default for TaskState {
             log_discarded: 0,
             cancel_requested: false,
             end_confirmed: true,
+            cancel_grace_ms: None,
+            uncounted: 0,
+            not_before_ms: None,
         }
     }
 }

@@ -68,6 +68,12 @@ pub struct TaskSpec {
     pub output: String,
     pub sync: bool,
     pub run_mode: RunMode,
+    /// The task's own limit of time; the batch's where unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_limit_ms: Option<u64>,
+    /// The task's own retries; the batch's where unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<super::options::RetryPolicy>,
 }
 
 /// A batch that may run.
@@ -147,6 +153,8 @@ pub fn plan_task(
         output: request.output.clone(),
         sync: request.sync,
         run_mode: RunMode::ConfirmRun,
+        time_limit_ms: None,
+        retry: None,
         model,
     };
     if !request.card_input.trim().is_empty() {

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     core::{
         event::{
-            Cancel, FromWorker, Hello, Refused, Reply, Retry, SessionId, Steer, Submit, Verdict, WorkerView,
+            Cancel, FromWorker, Hello, Refused, Release, Reply, Retry, SessionId, Steer, Submit, Verdict,
+            WorkerView,
         },
         explain::Explanation,
         model::Revision,
@@ -48,6 +49,7 @@ pub enum Error {
 pub(super) enum Input {
     Submit(Box<Submit>, oneshot::Sender<Reply>),
     Cancel(Cancel, oneshot::Sender<Reply>),
+    Release(Release, oneshot::Sender<Reply>),
     Retry(Box<Retry>, oneshot::Sender<Reply>),
     Steer(String, Steer, oneshot::Sender<Reply>),
     Workers(oneshot::Sender<Reply>),
@@ -116,6 +118,11 @@ impl Handle {
     /// Stores a batch. The answer names the batch (an older one where the request id says so).
     pub async fn submit(&self, submit: Submit) -> Result<(BatchId, Revision), Error> {
         self.batch(|reply| Input::Submit(Box::new(submit), reply)).await
+    }
+
+    /// Lets a batch that is on hold go on.
+    pub async fn release(&self, release: Release) -> Result<(BatchId, Revision), Error> {
+        self.batch(|reply| Input::Release(release, reply)).await
     }
 
     /// Ends tasks.

@@ -47,6 +47,7 @@ impl Outputs {
         Some(match input {
             Input::Submit(submit, reply) => Event::Submit(self.expect(reply), submit),
             Input::Cancel(cancel, reply) => Event::Cancel(self.expect(reply), cancel),
+            Input::Release(release, reply) => Event::Release(self.expect(reply), release),
             Input::Retry(retry, reply) => Event::Retry(self.expect(reply), retry),
             Input::Steer(worker, steer, reply) => Event::Steer(self.expect(reply), worker, steer),
             Input::Workers(reply) => Event::Workers(self.expect(reply)),

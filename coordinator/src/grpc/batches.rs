@@ -19,6 +19,7 @@ use crate::{
         admission::Approvals,
         event::{self, Refused, RetryLimits},
         model::{BatchHead, BatchState, BatchStatus, Counts, TaskState, UnixMs},
+        options::BatchOptions,
         plan::{Planned, TaskSpec, plan_batch},
     },
     engine::handle,
@@ -161,6 +162,15 @@ impl v1::batch_service_server::BatchService for Batches {
         Ok(Response::new(v1::RetryBatchResponse { batch: Some(batch) }))
     }
 
+    async fn release_batch(
+        &self,
+        request: Request<v1::ReleaseBatchRequest>,
+    ) -> Result<Response<v1::ReleaseBatchResponse>, Status> {
+        let context = self.context.clone();
+        let batch = apart(async move { release_batch(&context, request.into_inner()).await }).await?;
+        Ok(Response::new(v1::ReleaseBatchResponse { batch: Some(batch) }))
+    }
+
     async fn explain_batch(
         &self,
         request: Request<v1::ExplainBatchRequest>,
@@ -290,6 +300,7 @@ async fn plan(
             effective_concurrency: admitted.effective_concurrency,
             configured_max_concurrency: admitted.configured_max_concurrency,
             configured_max_tasks: admitted.configured_max_tasks,
+            options: BatchOptions::default(),
         };
         let request = once("SubmitBatch", request_id, request.as_ref());
         Ok(event::Submit { head, specs: tasks, secret, request })
@@ -311,6 +322,8 @@ fn preview(context: &Context, submit: event::Submit) -> v1::Batch {
             end_ms: None,
             cancel_reason: None,
             uses_key: secret.is_some(),
+            on_hold: false,
+            message: String::new(),
         },
     };
     let task = |(index, spec): (u32, TaskSpec)| {
@@ -363,6 +376,15 @@ async fn retry_batch(context: &Context, mut request: v1::RetryBatchRequest) -> R
     let request = once("RetryBatch", request_id, &request);
     let retry = event::Retry { batch, tasks, secret, limits, request };
     let (batch, _) = context.engine.retry(retry).await.map_err(|error| status::engine(&error))?;
+    batch_alone(context, batch).await
+}
+
+async fn release_batch(context: &Context, mut request: v1::ReleaseBatchRequest) -> Result<v1::Batch, Status> {
+    let request_id = std::mem::take(&mut request.request_id);
+    submit::request_id(&request_id)?;
+    let batch = status::batch_id(&request.batch_id)?;
+    let release = event::Release { batch, request: once("ReleaseBatch", request_id, &request) };
+    let (batch, _) = context.engine.release(release).await.map_err(|error| status::engine(&error))?;
     batch_alone(context, batch).await
 }
 

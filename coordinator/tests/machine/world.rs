@@ -7,6 +7,7 @@ use muster_coordinator::core::{
     event::*,
     machine::{Config, Machine},
     model::*,
+    options::BatchOptions,
     plan::TaskSpec,
 };
 use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
@@ -279,6 +280,7 @@ pub(crate) fn submission(n: u64, tasks: u32, limit: u32) -> Submit {
             effective_concurrency: limit,
             configured_max_concurrency: limit,
             configured_max_tasks: tasks,
+            options: BatchOptions::default(),
         },
         specs: vec![spec; tasks as usize],
         secret: None,

@@ -699,6 +699,80 @@ impl WaitReason {
         }
     }
 }
+/// How a batch is carried out. Everything has a default; without options nothing runs twice and nothing is timed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BatchOptions {
+    /// A task that runs longer is ended (TERM, the grace, KILL) and fails with timed_out. 1 s to 30 days; unset: no
+    /// limit. A task may have its own.
+    #[prost(message, optional, tag = "1")]
+    pub time_limit: ::core::option::Option<::prost_types::Duration>,
+    /// A task that has waited longer for its first start fails with queue_timed_out. 1 s to 30 days; unset: no limit.
+    #[prost(message, optional, tag = "2")]
+    pub queue_time_limit: ::core::option::Option<::prost_types::Duration>,
+    /// Between TERM and KILL, when a task is cancelled or timed out. 0 s to 10 minutes; unset: 10 s.
+    #[prost(message, optional, tag = "3")]
+    pub cancel_grace: ::core::option::Option<::prost_types::Duration>,
+    /// When failed attempts are run again; unset: never. A task may have its own.
+    #[prost(message, optional, tag = "4")]
+    pub retry: ::core::option::Option<RetryPolicy>,
+    /// Once so many tasks have failed for good, what waits is cancelled, what runs is left to end, and the batch ends
+    /// as failed. 1 or more; unset: never.
+    #[prost(int32, optional, tag = "5")]
+    pub max_failures: ::core::option::Option<i32>,
+    /// What a worker does with its tasks when it is cut off from the coordinator.
+    #[prost(enumeration = "OnDisconnect", tag = "6")]
+    pub on_disconnect: i32,
+}
+/// When a failed attempt is run again. Each run may cost money, so that every reason has to be named.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryPolicy {
+    /// How many attempts a task gets in all, the first included: 1-100. What could not be started does not count.
+    #[prost(int32, tag = "1")]
+    pub max_attempts: i32,
+    /// Which ends are retried: "exit_code" (any but 0), an exit code ("75"), "signal", "timed_out", "worker_crashed".
+    /// At least one.
+    #[prost(string, repeated, tag = "2")]
+    pub on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Waits before the second attempt; each later wait is twice the one before. 0 s to 1 day; unset: 10 s.
+    #[prost(message, optional, tag = "3")]
+    pub backoff: ::core::option::Option<::prost_types::Duration>,
+    /// The longest wait. 0 s to 1 day; unset: 10 minutes.
+    #[prost(message, optional, tag = "4")]
+    pub max_backoff: ::core::option::Option<::prost_types::Duration>,
+}
+/// What a worker does with its tasks when it is cut off from the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OnDisconnect {
+    /// The same as ON_DISCONNECT_CONTINUE.
+    Unspecified = 0,
+    /// They run on, and are reported when it is back.
+    Continue = 1,
+    /// It ends them before the coordinator gives them up, so that a retry elsewhere cannot run beside them.
+    Stop = 2,
+}
+impl OnDisconnect {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_DISCONNECT_UNSPECIFIED",
+            Self::Continue => "ON_DISCONNECT_CONTINUE",
+            Self::Stop => "ON_DISCONNECT_STOP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_DISCONNECT_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_DISCONNECT_CONTINUE" => Some(Self::Continue),
+            "ON_DISCONNECT_STOP" => Some(Self::Stop),
+            _ => None,
+        }
+    }
+}
 /// A task's parameters as they are submitted. Numbers are strings, as they reach the command line.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskInput {
@@ -777,6 +851,12 @@ pub struct TaskInput {
     /// Wait for the result inside the program.
     #[prost(bool, optional, tag = "25")]
     pub sync: ::core::option::Option<bool>,
+    /// The task's own limit of time; the batch's where unset.
+    #[prost(message, optional, tag = "26")]
+    pub time_limit: ::core::option::Option<::prost_types::Duration>,
+    /// The task's own retries; the batch's where unset.
+    #[prost(message, optional, tag = "27")]
+    pub retry: ::core::option::Option<RetryPolicy>,
 }
 /// A task, its parameters and where it stands.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -898,6 +978,18 @@ pub struct Task {
     /// Results of earlier attempts that came after the task had been settled otherwise.
     #[prost(message, repeated, tag = "39")]
     pub late_results: ::prost::alloc::vec::Vec<LateResult>,
+    /// The task's own limit of time; the batch's where unset.
+    #[prost(message, optional, tag = "40")]
+    pub time_limit: ::core::option::Option<::prost_types::Duration>,
+    /// The task's own retries; the batch's where unset.
+    #[prost(message, optional, tag = "41")]
+    pub retry: ::core::option::Option<RetryPolicy>,
+    /// The next attempt is not offered before this, where a retry waits.
+    #[prost(message, optional, tag = "42")]
+    pub next_attempt_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// 128 and the signal, where one ended the program: what a shell would show; the exit code otherwise.
+    #[prost(int32, optional, tag = "43")]
+    pub shell_code: ::core::option::Option<i32>,
 }
 /// A result that came after its attempt had been given up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1001,6 +1093,8 @@ pub enum FailureReason {
     OutputRefused = 7,
     /// The key that it needs can no longer be read (the coordinator's key file is gone or another one).
     SecretUnavailable = 8,
+    /// It waited longer for its first start than it may.
+    QueueTimedOut = 9,
 }
 impl FailureReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1018,6 +1112,7 @@ impl FailureReason {
             Self::OutputFailed => "FAILURE_REASON_OUTPUT_FAILED",
             Self::OutputRefused => "FAILURE_REASON_OUTPUT_REFUSED",
             Self::SecretUnavailable => "FAILURE_REASON_SECRET_UNAVAILABLE",
+            Self::QueueTimedOut => "FAILURE_REASON_QUEUE_TIMED_OUT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1032,6 +1127,7 @@ impl FailureReason {
             "FAILURE_REASON_OUTPUT_FAILED" => Some(Self::OutputFailed),
             "FAILURE_REASON_OUTPUT_REFUSED" => Some(Self::OutputRefused),
             "FAILURE_REASON_SECRET_UNAVAILABLE" => Some(Self::SecretUnavailable),
+            "FAILURE_REASON_QUEUE_TIMED_OUT" => Some(Self::QueueTimedOut),
             _ => None,
         }
     }
@@ -1186,6 +1282,15 @@ pub struct Batch {
     /// The reason given with the cancellation.
     #[prost(string, tag = "20")]
     pub cancel_reason: ::prost::alloc::string::String,
+    /// How it is carried out, as it was submitted.
+    #[prost(message, optional, tag = "21")]
+    pub options: ::core::option::Option<BatchOptions>,
+    /// Nothing of it starts until ReleaseBatch: it comes from a backup, and may have run on since that was taken.
+    #[prost(bool, tag = "22")]
+    pub on_hold: bool,
+    /// Why it failed or is on hold, in words.
+    #[prost(string, tag = "23")]
+    pub status_message: ::prost::alloc::string::String,
 }
 /// Exactly one of batch_json, tasks and cards_markdown must be given.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1222,6 +1327,9 @@ pub struct SubmitBatchRequest {
     /// The payload as the cards that PrefillBatch gave (its reply_markdown), edited or not.
     #[prost(string, tag = "10")]
     pub cards_markdown: ::prost::alloc::string::String,
+    /// How the batch is carried out; each field that is set wins over the payload's own.
+    #[prost(message, optional, tag = "11")]
+    pub options: ::core::option::Option<BatchOptions>,
 }
 /// The stored batch.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1426,6 +1534,23 @@ pub struct RetryBatchRequest {
 /// The batch after the retry was stored.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RetryBatchResponse {
+    /// The batch, without tasks.
+    #[prost(message, optional, tag = "1")]
+    pub batch: ::core::option::Option<Batch>,
+}
+/// Names a batch that is on hold.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseBatchRequest {
+    /// The batch.
+    #[prost(string, tag = "1")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// Makes the call safe to repeat.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// The batch after the release was stored.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReleaseBatchResponse {
     /// The batch, without tasks.
     #[prost(message, optional, tag = "1")]
     pub batch: ::core::option::Option<Batch>,
@@ -1869,6 +1994,31 @@ pub mod batch_service_client {
                 .insert(GrpcMethod::new("muster.v1.BatchService", "RetryBatch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lets a batch go on that a restored backup has put on hold.
+        pub async fn release_batch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReleaseBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseBatchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.BatchService/ReleaseBatch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.BatchService", "ReleaseBatch"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Why the tasks of a batch, or one of them, do not run, and what can be done about it.
         pub async fn explain_batch(
             &mut self,
@@ -2035,6 +2185,14 @@ pub mod batch_service_server {
             request: tonic::Request<super::RetryBatchRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RetryBatchResponse>,
+            tonic::Status,
+        >;
+        /// Lets a batch go on that a restored backup has put on hold.
+        async fn release_batch(
+            &self,
+            request: tonic::Request<super::ReleaseBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseBatchResponse>,
             tonic::Status,
         >;
         /// Why the tasks of a batch, or one of them, do not run, and what can be done about it.
@@ -2543,6 +2701,51 @@ pub mod batch_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/muster.v1.BatchService/ReleaseBatch" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseBatchSvc<T: BatchService>(pub Arc<T>);
+                    impl<
+                        T: BatchService,
+                    > tonic::server::UnaryService<super::ReleaseBatchRequest>
+                    for ReleaseBatchSvc<T> {
+                        type Response = super::ReleaseBatchResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReleaseBatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as BatchService>::release_batch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseBatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/muster.v1.BatchService/ExplainBatch" => {
                     #[allow(non_camel_case_types)]
                     struct ExplainBatchSvc<T: BatchService>(pub Arc<T>);
@@ -2919,6 +3122,9 @@ pub struct Ended {
     /// Its process id, 0 where it never ran.
     #[prost(int32, tag = "14")]
     pub pid: i32,
+    /// Why TERM had been sent first; unspecified where stop_sent is false.
+    #[prost(enumeration = "StopCause", tag = "15")]
+    pub stop_cause: i32,
     /// How.
     #[prost(oneof = "ended::Outcome", tags = "2, 3, 4, 5, 6")]
     pub outcome: ::core::option::Option<ended::Outcome>,
@@ -3035,6 +3241,15 @@ pub struct Offer {
     /// The batch's id as users write it.
     #[prost(string, tag = "7")]
     pub batch_id: ::prost::alloc::string::String,
+    /// End the program when it has run for so long, milliseconds; 0: never.
+    #[prost(uint64, tag = "8")]
+    pub time_limit_ms: u64,
+    /// Between TERM and KILL where the worker itself ends the program, milliseconds.
+    #[prost(uint32, tag = "9")]
+    pub grace_ms: u32,
+    /// End the program when the worker has been without a session for so long, milliseconds; 0: never.
+    #[prost(uint64, tag = "10")]
+    pub stop_after_cut_off_ms: u64,
 }
 /// End the attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3120,6 +3335,47 @@ impl HeldPhase {
             "HELD_PHASE_ACCEPTED" => Some(Self::Accepted),
             "HELD_PHASE_RUNNING" => Some(Self::Running),
             "HELD_PHASE_ENDED" => Some(Self::Ended),
+            _ => None,
+        }
+    }
+}
+/// Why a worker ended a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StopCause {
+    /// It did not, or does not say.
+    Unspecified = 0,
+    /// The coordinator asked for it.
+    Requested = 1,
+    /// It ran longer than it may.
+    TimeLimit = 2,
+    /// The worker was cut off for longer than the batch allows.
+    CutOff = 3,
+    /// The worker was told to end its tasks and go.
+    WorkerStopped = 4,
+}
+impl StopCause {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STOP_CAUSE_UNSPECIFIED",
+            Self::Requested => "STOP_CAUSE_REQUESTED",
+            Self::TimeLimit => "STOP_CAUSE_TIME_LIMIT",
+            Self::CutOff => "STOP_CAUSE_CUT_OFF",
+            Self::WorkerStopped => "STOP_CAUSE_WORKER_STOPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STOP_CAUSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "STOP_CAUSE_REQUESTED" => Some(Self::Requested),
+            "STOP_CAUSE_TIME_LIMIT" => Some(Self::TimeLimit),
+            "STOP_CAUSE_CUT_OFF" => Some(Self::CutOff),
+            "STOP_CAUSE_WORKER_STOPPED" => Some(Self::WorkerStopped),
             _ => None,
         }
     }

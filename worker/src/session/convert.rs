@@ -127,6 +127,7 @@ fn ended(report: Report, inline_log: Bytes) -> v1::Ended {
         end_unix_ms: i64::try_from(report.end_ms).unwrap_or(i64::MAX),
         output_path: report.output_path,
         pid: report.pid,
+        stop_cause: v1::StopCause::Unspecified.into(),
     }
 }
 

@@ -133,6 +133,7 @@ impl Session {
             env: [("BIZYAIR_API_KEY".to_owned(), "secret".to_owned())].into(),
             log_limit: 1 << 20,
             batch_id: "b1".into(),
+            ..v1::Offer::default()
         };
         self.say(ToWorker::Offer(offer)).await;
     }

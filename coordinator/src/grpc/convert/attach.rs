@@ -219,6 +219,9 @@ fn offer_to_wire(offer: Offer) -> v1::Offer {
         args_after: args.after_output,
         env,
         log_limit: LOG_LIMIT_BYTES,
+        time_limit_ms: 0,
+        grace_ms: 0,
+        stop_after_cut_off_ms: 0,
         batch_id: offer.attempt.batch.to_string(),
     }
 }

@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use muster_proto::v1;
 
 use crate::{
-    core::model::{BatchHead, BatchState, BatchStatus, Counts},
+    core::{
+        model::{BatchHead, BatchState, BatchStatus, Counts},
+        options::BatchOptions,
+    },
     store::BatchView,
 };
 
@@ -40,6 +43,10 @@ pub(crate) fn batch(view: &BatchView, available_workers: u32) -> v1::Batch {
         available_workers: count(available_workers),
         cancel_requested: state.cancel_reason.is_some(),
         cancel_reason: state.cancel_reason.clone().unwrap_or_default(),
+        // Unset where nothing was asked for, as it was submitted.
+        options: (head.options != BatchOptions::default()).then(|| super::options::batch(&head.options)),
+        on_hold: state.on_hold,
+        status_message: state.message.clone(),
     }
 }
 
@@ -133,6 +140,7 @@ pub(crate) mod tests {
                 effective_concurrency: 2,
                 configured_max_concurrency: 3,
                 configured_max_tasks: 5,
+                options: BatchOptions::default(),
             },
             state: BatchState {
                 revision: 9,
@@ -142,6 +150,8 @@ pub(crate) mod tests {
                 end_ms: None,
                 cancel_reason: None,
                 uses_key: false,
+                on_hold: false,
+                message: String::new(),
             },
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod attach;
 pub(crate) mod batch;
 pub(crate) mod explain;
+pub(crate) mod options;
 pub(crate) mod submit;
 pub(crate) mod task;
 pub(crate) mod worker;

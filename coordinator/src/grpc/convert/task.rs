@@ -63,7 +63,16 @@ pub(crate) fn task(view: &TaskView) -> v1::Task {
         end_confirmed: state.end_confirmed,
         discarded_log_bytes: bytes(state.log_discarded),
         late_results: late.iter().map(late_result).collect(),
+        time_limit: spec.time_limit_ms.map(super::options::duration),
+        retry: spec.retry.as_ref().map(super::options::retry),
+        next_attempt_time: state.not_before_ms.map(timestamp),
+        shell_code: shell_code(state.exit_code, state.signal),
     }
+}
+
+/// What a shell would show: 128 and the signal where one ended the program.
+fn shell_code(exit_code: Option<i32>, signal: Option<i32>) -> Option<i32> {
+    exit_code.or_else(|| signal.map(|signal| signal.saturating_add(128)))
 }
 
 fn late_result(row: &AttemptRow) -> v1::LateResult {
@@ -95,6 +104,7 @@ const fn failure(reason: FailureReason) -> v1::FailureReason {
         FailureReason::OutputFailed => v1::FailureReason::OutputFailed,
         FailureReason::OutputRefused => v1::FailureReason::OutputRefused,
         FailureReason::SecretUnavailable => v1::FailureReason::SecretUnavailable,
+        FailureReason::QueueTimedOut => v1::FailureReason::QueueTimedOut,
     }
 }
 

@@ -18,15 +18,15 @@ use crate::core::{
 /// The columns that `batch` reads.
 pub(super) const BATCH: &str = "id, create_ms, task_count, requested_concurrency, effective_concurrency, \
      configured_max_concurrency, configured_max_tasks, revision, status, queued, running, completed, failed, \
-     cancelled, start_ms, end_ms, cancel_reason, uses_key";
+     cancelled, start_ms, end_ms, cancel_reason, uses_key, options, on_hold, message";
 
 /// The columns that `task` reads.
 pub(super) const TASK: &str = "idx, revision, status, attempt, instance, worker, offered, output_path, pid, \
      exit_code, signal, failure, failure_message, start_ms, end_ms, log_bytes, log_discarded, \
-     cancel_requested, end_confirmed";
+     cancel_requested, end_confirmed, cancel_grace_ms, uncounted, not_before_ms";
 
 /// How many columns `TASK` has: what comes after them starts here.
-pub(super) const TASK_COLUMNS: usize = 19;
+pub(super) const TASK_COLUMNS: usize = 22;
 
 /// The columns that `attempt` reads.
 pub(super) const ATTEMPT: &str = "batch, idx, attempt, life, worker, exit_code, signal, failure, end_ms, \
@@ -51,6 +51,8 @@ pub(super) fn batch(row: &Row<'_>) -> Result<BatchView, Error> {
         effective_concurrency: row.get(4)?,
         configured_max_concurrency: row.get(5)?,
         configured_max_tasks: row.get(6)?,
+        options: serde_json::from_str(row.get_ref(18)?.as_str().map_err(rusqlite::Error::from)?)
+            .map_err(|error| Error::Corrupt(format!("the options of batch {id}: {error}")))?,
     };
     let state = BatchState {
         revision: row.get(7)?,
@@ -67,6 +69,8 @@ pub(super) fn batch(row: &Row<'_>) -> Result<BatchView, Error> {
         end_ms: row.get(15)?,
         cancel_reason: row.get(16)?,
         uses_key: row.get(17)?,
+        on_hold: row.get(19)?,
+        message: row.get(20)?,
     };
     Ok(BatchView { head, state })
 }
@@ -97,6 +101,9 @@ pub(super) fn task(batch: BatchId, row: &Row<'_>) -> Result<(TaskIndex, TaskStat
         log_discarded: row.get::<_, i64>(16)?.cast_unsigned(),
         cancel_requested: row.get(17)?,
         end_confirmed: row.get(18)?,
+        cancel_grace_ms: row.get(19)?,
+        uncounted: row.get(20)?,
+        not_before_ms: row.get(21)?,
     };
     Ok((index, state))
 }
@@ -178,6 +185,9 @@ pub(super) fn with_task<T>(
         state.log_discarded.cast_signed(),
         state.cancel_requested,
         state.end_confirmed,
+        state.cancel_grace_ms,
+        state.uncounted,
+        state.not_before_ms,
         batch_key(batch),
     ])
 }
@@ -235,6 +245,7 @@ pub(super) const fn failure_code(failure: FailureReason) -> u8 {
         FailureReason::OutputFailed => 6,
         FailureReason::OutputRefused => 7,
         FailureReason::SecretUnavailable => 8,
+        FailureReason::QueueTimedOut => 9,
     }
 }
 
@@ -251,6 +262,7 @@ const fn failure(code: Option<u8>) -> Option<Option<FailureReason>> {
         6 => FailureReason::OutputFailed,
         7 => FailureReason::OutputRefused,
         8 => FailureReason::SecretUnavailable,
+        9 => FailureReason::QueueTimedOut,
         _ => return None,
     }))
 }

@@ -20,7 +20,7 @@ const LOCK: &str = "coordinator.lock";
 /// "must" in ASCII: tells our files from other programs' databases.
 const APPLICATION_ID: i64 = 0x6d75_7374;
 /// The schema that this program writes.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// Earlier releases can lose commits when a checkpoint meets a write ("WAL-reset bug").
 const OLDEST_LIBRARY: i32 = 3_051_003;
 
@@ -41,7 +41,8 @@ const SMB2_SUPER_MAGIC: FsType = FsType(0xfe53_4d42);
 const SCHEMA: &str = "
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    life_id INTEGER NOT NULL
+    life_id INTEGER NOT NULL,
+    home INTEGER
 ) STRICT;
 CREATE TABLE batches (
     id INTEGER PRIMARY KEY,
@@ -61,7 +62,10 @@ CREATE TABLE batches (
     start_ms INTEGER,
     end_ms INTEGER,
     cancel_reason TEXT,
-    uses_key INTEGER NOT NULL
+    uses_key INTEGER NOT NULL,
+    options TEXT NOT NULL DEFAULT '{}',
+    on_hold INTEGER NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX batches_unfinished ON batches (id) WHERE status IN (0, 1);
 CREATE TABLE specs (
@@ -91,6 +95,9 @@ CREATE TABLE tasks (
     log_discarded INTEGER NOT NULL,
     cancel_requested INTEGER NOT NULL,
     end_confirmed INTEGER NOT NULL,
+    cancel_grace_ms INTEGER,
+    uncounted INTEGER NOT NULL DEFAULT 0,
+    not_before_ms INTEGER,
     PRIMARY KEY (batch, idx)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_changed ON tasks (batch, revision, idx);
@@ -129,10 +136,31 @@ CREATE TABLE workers (
     set_aside TEXT,
     connection INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE exclusions (
+    batch INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    instance TEXT NOT NULL,
+    PRIMARY KEY (batch, idx, instance)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// What makes a schema out of the one before it: the first entry makes version 2 of version 1.
-const STEPS: [&str; 1] = ["ALTER TABLE workers ADD COLUMN connection INTEGER NOT NULL DEFAULT 0"];
+const STEPS: [&str; 2] = [
+    "ALTER TABLE workers ADD COLUMN connection INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE meta ADD COLUMN home INTEGER;
+     ALTER TABLE batches ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+     ALTER TABLE batches ADD COLUMN on_hold INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE batches ADD COLUMN message TEXT NOT NULL DEFAULT '';
+     ALTER TABLE tasks ADD COLUMN cancel_grace_ms INTEGER;
+     ALTER TABLE tasks ADD COLUMN uncounted INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE tasks ADD COLUMN not_before_ms INTEGER;
+     CREATE TABLE exclusions (
+         batch INTEGER NOT NULL,
+         idx INTEGER NOT NULL,
+         instance TEXT NOT NULL,
+         PRIMARY KEY (batch, idx, instance)
+     ) STRICT, WITHOUT ROWID;",
+];
 
 /// The data folder, held against every other coordinator for as long as this lives.
 pub(super) struct Folder {
@@ -340,7 +368,7 @@ mod tests {
         drop(raw);
         let before = fs::read(&database).unwrap();
         let error = Folder::lock(dir.path()).unwrap().writer().unwrap_err();
-        assert!(matches!(error, Error::TooNew { found: 3, known: 2 }), "{error}");
+        assert!(matches!(error, Error::TooNew { found: 4, known: 3 }), "{error}");
         assert_eq!(fs::read(&database).unwrap(), before);
 
         let dir = tempfile::tempdir().unwrap();
@@ -355,7 +383,9 @@ mod tests {
     #[test]
     fn data_of_the_version_before_is_kept_and_brought_up_to_date() {
         let columns = |connection: &Connection| -> Vec<String> {
-            let mut statement = connection.prepare("SELECT name FROM pragma_table_info('workers')").unwrap();
+            let sql = "SELECT s.name || '.' || c.name FROM sqlite_schema s, pragma_table_info(s.name) c
+                       WHERE s.type = 'table' ORDER BY 1";
+            let mut statement = connection.prepare(sql).unwrap();
             statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
         };
         let dir = tempfile::tempdir().unwrap();
@@ -365,6 +395,14 @@ mod tests {
             .execute_batch(
                 "INSERT INTO workers (instance, name, boot_id, slots, draining) VALUES ('i', 'w', 'b', 1, 0);
                  ALTER TABLE workers DROP COLUMN connection;
+                 ALTER TABLE meta DROP COLUMN home;
+                 ALTER TABLE batches DROP COLUMN options;
+                 ALTER TABLE batches DROP COLUMN on_hold;
+                 ALTER TABLE batches DROP COLUMN message;
+                 ALTER TABLE tasks DROP COLUMN cancel_grace_ms;
+                 ALTER TABLE tasks DROP COLUMN uncounted;
+                 ALTER TABLE tasks DROP COLUMN not_before_ms;
+                 DROP TABLE exclusions;
                  PRAGMA user_version = 1;",
             )
             .unwrap();

@@ -66,8 +66,11 @@ fn new_batch(
     }
     let sql = "INSERT INTO batches (id, create_ms, task_count, requested_concurrency, effective_concurrency, \
                configured_max_concurrency, configured_max_tasks, revision, status, queued, running, completed, \
-               failed, cancelled, start_ms, end_ms, cancel_reason, uses_key) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+               failed, cancelled, start_ms, end_ms, cancel_reason, uses_key, options, on_hold, message) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
+               ?20, ?21)";
+    let options = serde_json::to_string(&head.options)
+        .map_err(|error| Error::Failed(format!("the options of batch {}: {error}", head.id)))?;
     connection.prepare_cached(sql)?.execute(params![
         rows::batch_key(head.id),
         head.create_ms,
@@ -87,14 +90,18 @@ fn new_batch(
         state.end_ms,
         state.cancel_reason,
         state.uses_key,
+        options,
+        state.on_hold,
+        state.message,
     ])?;
     let mut insert_spec =
         connection.prepare_cached("INSERT INTO specs (batch, idx, spec) VALUES (?1, ?2, ?3)")?;
     let mut insert_task = connection.prepare_cached(
         "INSERT INTO tasks (idx, revision, status, attempt, instance, worker, offered, output_path, pid, \
          exit_code, signal, failure, failure_message, start_ms, end_ms, log_bytes, log_discarded, \
-         cancel_requested, end_confirmed, batch) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+         cancel_requested, end_confirmed, cancel_grace_ms, uncounted, not_before_ms, batch) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+         ?22, ?23)",
     )?;
     let fresh = TaskState { revision: state.revision, ..TaskState::default() };
     for (index, spec) in (1..=head.task_count).map(TaskIndex).zip(specs) {
@@ -110,7 +117,7 @@ fn new_batch(
 fn batch(connection: &Connection, id: BatchId, state: &BatchState) -> Result<(), Error> {
     let sql = "UPDATE batches SET revision = ?2, status = ?3, queued = ?4, running = ?5, completed = ?6, \
                failed = ?7, cancelled = ?8, start_ms = ?9, end_ms = ?10, cancel_reason = ?11, \
-               uses_key = ?12 WHERE id = ?1";
+               uses_key = ?12, on_hold = ?13, message = ?14 WHERE id = ?1";
     let changed = connection.prepare_cached(sql)?.execute(params![
         rows::batch_key(id),
         state.revision,
@@ -124,6 +131,8 @@ fn batch(connection: &Connection, id: BatchId, state: &BatchState) -> Result<(),
         state.end_ms,
         state.cancel_reason,
         state.uses_key,
+        state.on_hold,
+        state.message,
     ])?;
     one(changed, || format!("there is no batch {id} to change"))
 }
@@ -132,7 +141,8 @@ fn task(connection: &Connection, id: BatchId, index: TaskIndex, state: &TaskStat
     let sql = "UPDATE tasks SET revision = ?2, status = ?3, attempt = ?4, instance = ?5, worker = ?6, \
                offered = ?7, output_path = ?8, pid = ?9, exit_code = ?10, signal = ?11, failure = ?12, \
                failure_message = ?13, start_ms = ?14, end_ms = ?15, log_bytes = ?16, log_discarded = ?17, \
-               cancel_requested = ?18, end_confirmed = ?19 WHERE batch = ?20 AND idx = ?1";
+               cancel_requested = ?18, end_confirmed = ?19, cancel_grace_ms = ?20, uncounted = ?21, \
+               not_before_ms = ?22 WHERE batch = ?23 AND idx = ?1";
     let mut update = connection.prepare_cached(sql)?;
     let changed = rows::with_task(id, index, state, |values| update.execute(values))?;
     one(changed, || format!("there is no task {index} of batch {id} to change"))
