@@ -321,6 +321,7 @@ pub(crate) fn refused(refused: &Refused) -> Status {
         Refused::NameInUse(_) => parts(Code::AlreadyExists, "WORKER_NAME_IN_USE").build(),
         Refused::Clone => parts(Code::FailedPrecondition, "WORKER_CLONED").build(),
         Refused::Outdated => parts(Code::Aborted, "CONNECTION_OUTDATED").build(),
+        Refused::Contended => parts(Code::Aborted, "WORKER_CONTENDED").build(),
     }
 }
 
@@ -484,6 +485,7 @@ mod tests {
             (Refused::NameInUse("w".into()), Code::AlreadyExists),
             (Refused::Clone, Code::FailedPrecondition),
             (Refused::Outdated, Code::Aborted),
+            (Refused::Contended, Code::Aborted),
         ] {
             assert_eq!(info(&refused(&why)).0, code, "{why}");
         }
