@@ -238,6 +238,24 @@ fn a_prefill_is_asked_about_like_a_run() {
     assert_eq!(seen(&fake), [(true, true, true)], "no more than a look");
 }
 
+#[test]
+fn a_question_is_seen_although_what_follows_it_goes_through_a_pager() {
+    let fake = Fake::start();
+    let cards = (1..=100).map(|line| format!("card line {line}\n")).collect();
+    let reply = muster_proto::v1::PrefillBatchResponse { reply_markdown: cards, ..Default::default() };
+    fake.state.prefills.lock().unwrap().extend([Err(too_many_tasks()), Ok(reply)]);
+    answers(&fake, [Ok(planned())]);
+    let mut command = program(&fake, &["prefill", "a cat"]);
+    command.env("PAGER", "/bin/cat -u");
+    let mut terminal = OnTerminal::start(command);
+    terminal.wait_for("[y/N]");
+    terminal.type_in("y\n");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    let (cards, hint) = (shown.find("card line 100"), shown.find("nothing has run yet"));
+    assert!(cards.is_some() && cards < hint, "talk comes after what is paged: {shown}");
+}
+
 fn run(mut command: Command, input: &str) -> (Output, String) {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -356,4 +374,5 @@ fn interrupting_the_question_of_muster_run_ends_it() {
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(130), "{shown}");
+    assert!(!folder.path().join("muster-runs").exists(), "nothing was stored");
 }
