@@ -31,6 +31,7 @@ pub struct Start {
 /// There is nothing more to do; the exit code says how it ended.
 pub fn read(words: Vec<OsString>) -> Result<Start, ExitCode> {
     let command = args::command().color(help_color(&words));
+    let command = args::without_empty_variables(command, &|name| std::env::var_os(name));
     let usage = |error: clap::Error| {
         // A reader that went away is no error.
         let _ = error.print();

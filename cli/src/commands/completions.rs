@@ -15,7 +15,7 @@ use muster_proto::v1::ListWorkersRequest;
 
 use crate::{
     Context,
-    args::Cli,
+    args::{Cli, without_empty_variables},
     backoff::Patience,
     client::Client,
     commands::list::Batches,
@@ -195,9 +195,10 @@ fn coordinator() -> Option<String> {
     }
     // Any command without arguments.
     settings.push("limits".into());
-    let matches = Cli::command().try_get_matches_from(&settings).ok()?;
+    let command = without_empty_variables(Cli::command(), &|name| std::env::var_os(name));
+    let matches = command.clone().try_get_matches_from(&settings).ok()?;
     let profile = profile_of(&Cli::from_arg_matches(&matches).ok()?).ok()?;
-    let command = config::with_defaults(Cli::command(), &profile);
+    let command = config::with_defaults(command, &profile);
     let cli = Cli::from_arg_matches(&command.try_get_matches_from(&settings).ok()?).ok()?;
     Some(cli.coordinator)
 }

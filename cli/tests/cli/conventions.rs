@@ -392,3 +392,24 @@ fn the_manual_has_a_page_for_every_command() {
         "{page}"
     );
 }
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let mut command = program();
+    for argument in Cli::command().get_subcommands().flat_map(clap::Command::get_arguments) {
+        argument.get_env().into_iter().for_each(|name| drop(command.env(name, "")));
+    }
+    for name in
+        ["MUSTER_COORDINATOR", "MUSTER_PROFILE", "MUSTER_CONFIG_FILE", "MUSTER_COLOR", "MUSTER_NO_PAGER"]
+    {
+        command.env(name, "");
+    }
+    let (code, out, err) = output(command.args(["config", "show"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("http://127.0.0.1:7070") && !out.contains("environment"), "{out}");
+    let mut command = program();
+    command.env("MUSTER_COORDINATOR", "").env("MUSTER_SLOTS", "").env("MUSTER_OUTPUT", "");
+    let (code, _, err) = output(command.args(["run", "--dispatch", "no-such-program", "a prompt"]));
+    assert_eq!(code, Some(2));
+    assert!(err.starts_with("error: --dispatch"), "{err}");
+}
