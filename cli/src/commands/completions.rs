@@ -91,8 +91,20 @@ pub fn run(args: &CompletionsArgs, context: &Context) -> Result<Exit, Error> {
     shell
         .write_registration(VARIABLE, "muster", "muster", &program(), &mut script)
         .map_err(Error::from_write)?;
+    if args.shell == Shell::Zsh {
+        script = with_compinit(&String::from_utf8_lossy(&script)).into_bytes();
+    }
     context.io.write(&script)?;
     Ok(Exit::Completed)
+}
+
+/// The script for a zsh whose completion nobody has switched on yet, as a fresh one's is not: without it, `compdef`
+/// is an unknown command there.
+fn with_compinit(script: &str) -> String {
+    script.replace(
+        "\ncompdef ",
+        "\n(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }\ncompdef ",
+    )
 }
 
 /// How this program was started, so that the script finds it again: by name where the shell found it so.

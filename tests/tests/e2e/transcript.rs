@@ -4,7 +4,7 @@
 //! are left out, `BATCH` or an id in a command for the newest batch, `^C` for an interrupt once the line before it
 //! is printed. `$ cat FILE` shows a file that the newcomer has written; here it is written as shown. Compared are
 //! lines, in any order where tasks run beside one another, after these rules: ids of batches, names of machines,
-//! times and durations are each replaced by a word; the newcomer's folder is `/home/you/muster`, the coordinator's
+//! times and durations are each replaced by a word; the newcomer's folder is `/srv/muster`, the coordinator's
 //! port 7070; and a batch that is queued counts as one that runs.
 
 use std::{
@@ -32,7 +32,7 @@ use tokio::{
 use crate::LATER;
 
 /// Where the documentation's newcomer works.
-const SHOWN_FOLDER: &str = "/home/you/muster";
+const SHOWN_FOLDER: &str = "/srv/muster";
 /// Where the documentation's coordinator listens.
 const SHOWN_ADDRESS: &str = "127.0.0.1:7070";
 const INTERRUPT: &str = "^C";

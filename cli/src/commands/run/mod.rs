@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use muster_proto::v1::{Batch, SubmitBatchRequest, TaskStatus};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -66,7 +66,7 @@ pub struct RunArgs {
     /// The batch.
     pub submission: SubmissionArgs,
     /// Program that runs a task, split into words as a shell would (no shell runs)
-    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch")]
+    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch", value_hint = ValueHint::AnyPath)]
     pub dispatch: String,
     /// How many tasks this machine runs at once [default: the cores]
     #[arg(long, env = "MUSTER_SLOTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
