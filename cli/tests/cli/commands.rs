@@ -6,6 +6,7 @@ use crate::support::{
     Buffer, ClosedPipe, DEADLINE, Fake, State, Step, batch, change, context, execute, failed, muster, piece,
     task,
 };
+use muster_cli::{client::Client, follow::Follower};
 use muster_proto::v1::{Batch, Task, TaskStatus, Worker};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -199,6 +200,25 @@ async fn a_new_life_of_the_store_starts_again_from_a_snapshot() {
     let seen = fake.state.seen_watches.lock().unwrap();
     assert_eq!(seen[1].after_revision, Some(5));
     assert_eq!((seen[2].after_revision, seen[2].life_id.as_str()), (None, ""));
+}
+
+#[tokio::test]
+async fn a_follower_that_is_cancelled_again_and_again_asks_once() {
+    let fake = Fake::start();
+    let steps = vec![change("l", 1, batch(1, 1, 0), vec![task(1, TaskStatus::Completed)])];
+    fake.state.watches.lock().unwrap().push_back(steps);
+    let (out, err) = (Buffer::default(), Buffer::default());
+    let client = Client::new(&context(&fake.url(), Box::new(out), &err)).unwrap();
+    let mut follower = Follower::new(&client, "b1", true);
+    let message = loop {
+        tokio::select! {
+            biased;
+            message = follower.next() => break message.unwrap(),
+            () = tokio::task::yield_now() => {}
+        }
+    };
+    assert_eq!(message.unwrap().revision, 1);
+    assert_eq!(fake.state.seen_watches.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

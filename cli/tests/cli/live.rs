@@ -82,10 +82,11 @@ fn a_batch_is_seen_at_a_glance_and_leaves_outcomes_and_a_summary() {
     assert!(text.contains("1 running  1 queued"), "{text}");
     drop(open);
     assert_eq!(watch.code(), Some(1));
-    let text = terminal.wait_for_text("1 of 2 tasks completed, 1 failed");
+    // The last line.
+    let text = terminal.wait_for_text("logs b1 2");
+    assert!(text.contains("1 of 2 tasks completed, 1 failed"), "{text}");
     assert!(text.contains("task 1 completed  (一只猫在月亮上)"), "{text}");
     assert!(text.contains("task 2 failed: exit code 3  (Task 2)"), "{text}");
-    assert!(text.contains("logs b1 2"), "{text}");
     assert!(!text.contains('['), "nothing of the view is left: {text}");
     assert!(terminal.cursor_is_shown());
     assert_eq!(terminal.cursor().1, 0);

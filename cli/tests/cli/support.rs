@@ -85,7 +85,11 @@ fn play<T: Send + 'static>(script: &Script<T>) -> Result<Streaming<T>, Status> {
             match step {
                 Step::Send(message) => drop(sender.send(Ok(message)).await),
                 Step::Fail(status) => drop(sender.send(Err(status)).await),
-                Step::Gate(opened) => drop(opened.await),
+                Step::Gate(opened) => tokio::select! {
+                    _ = opened => {}
+                    // Who holds the gate sees that nobody is there any more.
+                    () = sender.closed() => return,
+                },
                 Step::Hang => sender.closed().await,
             }
         }
