@@ -139,11 +139,15 @@ pub async fn execute(cli: Cli, context: Context) -> Exit {
 
 fn report(outcome: Result<Exit, Error>, io: &Io) -> Exit {
     // An interrupt comes in the middle of a live view.
+    let had_screen = io.screen_is_open();
     io.close_screen();
     match outcome {
         Ok(exit) => exit,
         Err(error) => {
             if let Some(text) = error.text() {
+                if matches!(error, Error::Interrupted) && !had_screen {
+                    io.end_open_line();
+                }
                 io.say(&text);
             }
             if let (Error::Interrupted, Some(hint)) = (&error, io.interrupt_hint()) {

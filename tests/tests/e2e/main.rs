@@ -8,6 +8,7 @@ mod cards;
 mod chaos;
 mod command;
 mod explain;
+mod first_steps;
 mod fleet;
 mod launch_failure;
 mod logs;
@@ -18,6 +19,7 @@ mod readme;
 mod restart;
 mod secret;
 mod submit_run;
+mod transcript;
 
 use std::time::Duration;
 
