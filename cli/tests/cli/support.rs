@@ -471,6 +471,7 @@ pub(crate) fn piece(offset: i64, data: &[u8], end_of_log: bool) -> Step<TailLogs
         content: Some(Content::Data(data.to_vec().into())),
         end_of_log,
         discarded_bytes: 0,
+        time: None,
     })
 }
 

@@ -15,9 +15,13 @@
 //! 16 MiB in the queue and a group of 4 MiB. A start reads the sealed segments' index files and the last
 //! segment. One file is open besides those being read.
 //!
+//! Every record has the time at which it was written. Times never go back within an attempt's output: a clock that
+//! was set back stands still here until it has caught up.
+//!
 //! What this does not do: limit how much an attempt may store, decide when a task has ended, or delete.
 
 mod index;
+mod read;
 mod record;
 mod segment;
 #[cfg(test)]
@@ -31,21 +35,25 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::SystemTime,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use muster_proto::AttemptId;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
     index::{Index, Place},
     record::Extent,
-    segment::{Opened, Sealed},
+    segment::Opened,
     writer::{Chunk, Writer},
 };
 
 /// One reading returns so many bytes at most, whatever is asked for.
 pub const MAX_READ: usize = 1 << 20;
+
+/// A [`Piece`] was stored within so many milliseconds.
+pub const PIECE_MS: u64 = 1_000;
 
 /// What a chunk takes of the queue besides its bytes, so that tiny ones are bounded too.
 const CHUNK_ROOM: usize = 128;
@@ -126,6 +134,16 @@ pub struct Damage {
     pub to: u64,
 }
 
+/// Output that was stored at about the same time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// What was printed; empty where nothing more is stored.
+    pub bytes: Bytes,
+    /// When the first of the bytes was stored, in milliseconds since 1970; `None` where it was stored by a version
+    /// that kept no times.
+    pub time: Option<u64>,
+}
+
 /// The output of all attempts. Cheap to clone; dropping the last clone writes what is queued and waits for it.
 #[derive(Clone)]
 pub struct Logs {
@@ -140,6 +158,16 @@ impl Logs {
     pub fn open(
         dir: &Path,
         options: Options,
+        on_stored: impl Fn(AttemptId, u64) + Send + 'static,
+    ) -> Result<Self, Error> {
+        Self::open_at(dir, options, unix_ms, on_stored)
+    }
+
+    /// The same with another clock.
+    fn open_at(
+        dir: &Path,
+        options: Options,
+        clock: impl Fn() -> u64 + Send + 'static,
         on_stored: impl Fn(AttemptId, u64) + Send + 'static,
     ) -> Result<Self, Error> {
         let options = options.clamped();
@@ -167,6 +195,8 @@ impl Logs {
             number: active.number,
             length: active.length,
             on_stored,
+            clock,
+            latest: active.latest,
             done: false,
         };
         let handle = thread::Builder::new()
@@ -243,9 +273,31 @@ impl Logs {
         if max == 0 || self.shared.state().index.find(attempt, offset) == Place::End {
             return Ok(Bytes::new());
         }
+        Ok(self.on_disk(move |shared| shared.read(attempt, offset, max.min(MAX_READ), u64::MAX)).await?.bytes)
+    }
+
+    /// The same, but only what was stored within [`PIECE_MS`] of its first byte; there may be more then, though this is
+    /// shorter than `max`.
+    pub async fn read_piece(&self, attempt: AttemptId, offset: u64, max: usize) -> Result<Piece, Error> {
+        if max == 0 || self.shared.state().index.find(attempt, offset) == Place::End {
+            return Ok(Piece::default());
+        }
+        self.on_disk(move |shared| shared.read(attempt, offset, max.min(MAX_READ), PIECE_MS)).await
+    }
+
+    /// Where the first record begins that was stored at this time (milliseconds since 1970) or later; the end of what
+    /// is stored where none was. Records without a time are older than any. Nothing is passed over for damage: what
+    /// is damaged counts with what follows it.
+    pub async fn since(&self, attempt: AttemptId, time: u64) -> Result<u64, Error> {
+        self.on_disk(move |shared| shared.since(attempt, time)).await
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let shared = Arc::clone(&self.shared);
-        let read = move || shared.read(attempt, offset, max.min(MAX_READ));
-        tokio::task::spawn_blocking(read).await.map_err(|_| Error::Closed)?
+        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| Error::Closed)?
     }
 
     /// What was found damaged when the folder was opened.
@@ -348,60 +400,12 @@ impl Shared {
     fn why_closed(&self) -> Error {
         self.failed.borrow().clone().map_or(Error::Closed, Error::Failed)
     }
+}
 
-    fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> Result<Bytes, Error> {
-        let mut found = BytesMut::new();
-        let mut at = offset;
-        let mut sealed = None;
-        while found.len() < max {
-            match self.read_record(attempt, at, &mut sealed) {
-                Ok(None) => break,
-                Ok(Some(output)) => {
-                    let take = output.len().min(max - found.len());
-                    found.extend_from_slice(&output[..take]);
-                    at += take as u64;
-                }
-                Err(_) if !found.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found.freeze())
-    }
-
-    /// Output from this offset to the end of its record.
-    fn read_record(
-        &self,
-        attempt: AttemptId,
-        offset: u64,
-        cached: &mut Option<Sealed>,
-    ) -> Result<Option<Bytes>, Error> {
-        let (place, active) = {
-            let state = self.state();
-            (state.index.find(attempt, offset), Arc::clone(&state.active))
-        };
-        let failed = |source| Error::Io { path: self.dir.clone(), source };
-        let (extent, record) = match place {
-            Place::End => return Ok(None),
-            Place::Hole(to) => return Err(Error::Damaged { from: offset, to }),
-            Place::Active(extent) => (extent, segment::read_record(&active, attempt, &extent)),
-            Place::Sealed(piece) => {
-                if cached.as_ref().is_none_or(|sealed| sealed.number != piece.segment) {
-                    *cached = Some(Sealed::open(&self.dir, piece.segment)?);
-                }
-                let Some(sealed) = cached else { return Ok(None) };
-                match sealed.find(attempt, &piece, offset).map_err(failed)? {
-                    Ok(extent) => (extent, segment::read_record(&sealed.log, attempt, &extent)),
-                    Err(to) => return Err(Error::Damaged { from: offset, to }),
-                }
-            }
-        };
-        let Some(output) = record.map_err(failed)? else {
-            return Err(Error::Damaged { from: offset, to: extent.end() });
-        };
-        let mut output = Bytes::from(output);
-        output.advance((offset - extent.offset) as usize);
-        Ok(Some(output))
-    }
+fn unix_ms() -> u64 {
+    // A clock before 1970 has no milliseconds since.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Ends the thread when the last clone is dropped.

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use muster_proto::AttemptId;
 
 use super::{
@@ -29,6 +30,8 @@ pub(super) struct Active {
     pub(super) file: File,
     /// Where the next record goes.
     pub(super) length: u64,
+    /// The latest time in one of its records.
+    pub(super) latest: u64,
 }
 
 /// What was found.
@@ -78,7 +81,7 @@ pub(super) fn create(dir: &Path, number: u32) -> Result<Active, Error> {
         Ok(file)
     };
     let file = made().map_err(failed(&path))?;
-    Ok(Active { number, file, length: FILE_MARK.len() as u64 })
+    Ok(Active { number, file, length: FILE_MARK.len() as u64, latest: 0 })
 }
 
 pub(super) fn log_path(dir: &Path, number: u32) -> PathBuf {
@@ -110,8 +113,7 @@ fn read_segment(path: &Path) -> Result<(Vec<u8>, Scan), Error> {
     if u32::try_from(bytes.len()).is_err() {
         return Err(failed(path)(io::Error::other("longer than a segment can be")));
     }
-    let family = FILE_MARK.len() - 1;
-    if bytes.starts_with(&FILE_MARK[..family]) && bytes.len() > family && !bytes.starts_with(FILE_MARK) {
+    if record::is_newer(&bytes) {
         return Err(Error::Newer(path.to_owned()));
     }
     let scan = record::scan(&bytes);
@@ -134,6 +136,7 @@ fn open_last(dir: &Path, number: u32, index: &mut Index, damage: &mut Vec<Damage
     let settle = || {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         file.set_len(length as u64)?;
+        // What comes is of this version, so a segment that an older one began is from now on, too.
         file.write_all_at(FILE_MARK, 0)?;
         // A process that was killed leaves whole records that no disk has seen yet.
         file.sync_all()?;
@@ -145,7 +148,7 @@ fn open_last(dir: &Path, number: u32, index: &mut Index, damage: &mut Vec<Damage
     for (attempt, extent) in scan.records {
         index.add(attempt, extent);
     }
-    Ok(Active { number, file, length: length as u64 })
+    Ok(Active { number, file, length: length as u64, latest: scan.latest })
 }
 
 fn damages<'found>(
@@ -273,20 +276,38 @@ impl Sealed {
     }
 }
 
+/// A record's output, verified.
+pub(super) struct Output {
+    pub(super) bytes: Bytes,
+    /// When it was written, in milliseconds since 1970; `None`: by a version that kept no times.
+    pub(super) time: Option<u64>,
+}
+
 /// Reads a record whole and verifies it. `None`: it is damaged.
-pub(super) fn read_record(file: &File, attempt: AttemptId, extent: &Extent) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = vec![0; extent.record_length()];
-    match file.read_exact_at(&mut bytes, u64::from(extent.position)) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let whole = record::decode(&bytes).is_some_and(|record| {
+pub(super) fn read_record(file: &File, attempt: AttemptId, extent: &Extent) -> io::Result<Option<Output>> {
+    let mut bytes = vec![0; extent.most_bytes()];
+    let length = read_up_to(file, &mut bytes, u64::from(extent.position))?;
+    bytes.truncate(length);
+    let whole = record::decode(&bytes).filter(|record| {
         record.attempt == attempt
             && record.offset == extent.offset
             && record.output.len() == extent.length as usize
     });
-    Ok(whole.then(|| {
-        bytes.drain(..record::HEADER);
-        bytes
-    }))
+    let Some((time, from)) = whole.map(|record| (record.time, record.header())) else { return Ok(None) };
+    let bytes = Bytes::from(bytes).slice(from..from + extent.length as usize);
+    Ok(Some(Output { bytes, time }))
+}
+
+/// Fills the buffer, or as much of it as the file has from there on.
+fn read_up_to(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, position + filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
