@@ -98,7 +98,11 @@ impl World {
             ToRunner::Forget { attempt } => {
                 self.ended.remove(&from_key(attempt).unwrap());
             }
-            ToRunner::Hello { .. } | ToRunner::Shutdown { .. } | ToRunner::ShutdownWhenIdle => {}
+            ToRunner::Hello { .. }
+            | ToRunner::Shutdown { .. }
+            | ToRunner::ShutdownWhenIdle
+            | ToRunner::Ping
+            | ToRunner::InSession => {}
         }
     }
 
