@@ -5,7 +5,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use muster_worker::runner::protocol::{
-    FromRunner, Held, OLDEST, RUNNER_VARIABLE, StopCause, ToRunner, VERSION, decode, encode,
+    FromRunner, Held, MIN_CUT_OFF_MS, OLDEST, RUNNER_VARIABLE, Start, StopCause, ToRunner, VERSION, decode,
+    encode,
 };
 use muster_worker::runner::{RunnerOptions, connect, ensure_running, journal_path};
 use nix::libc;
@@ -417,4 +418,28 @@ fn a_draining_runner_leaves_results_that_nobody_comes_for_to_the_next() {
     drop(half);
     gone(runner.as_raw());
     assert_eq!(bed.half().held.len(), 1);
+}
+
+#[test]
+fn a_task_ends_when_no_half_is_in_session_for_too_long() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let start = Start { stop_after_cut_off_ms: Some(MIN_CUT_OFF_MS), ..bed.sh("sleep 600") };
+    let (kept, unlimited) = (half.start(start), half.start(bed.sh("sleep 600")));
+    // Another worker, whose half says nothing: that its task is ended shows how long the first one has run.
+    let mut other_bed = Bed::new();
+    let mut other = other_bed.half();
+    let start = Start { stop_after_cut_off_ms: Some(MIN_CUT_OFF_MS), ..other_bed.sh("sleep 600") };
+    let cut_off = other.start(start);
+    let ended = std::thread::spawn(move || (other.ended(cut_off), other_bed));
+    while !ended.is_finished() {
+        half.send(&ToRunner::InSession);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (end, _other_bed) = ended.join().unwrap();
+    assert_eq!((end.signal, end.stop_cause), (Some(libc::SIGTERM), Some(StopCause::CutOff)));
+    for key in [kept, unlimited] {
+        half.stop(key, 0);
+        assert_eq!(half.ended(key).stop_cause, Some(StopCause::Requested), "it ran until it was stopped");
+    }
 }
