@@ -190,12 +190,8 @@ fn put_in_order(work_dir: &Path, journal: &mut Journal, replay: &mut Replay, boo
         }
     };
     keep(Record::Boot(boot, place));
-    for (key, unended) in std::mem::take(&mut replay.unended) {
-        if unended.boot == boot && unended.place != place {
-            // A task of the directory that this one was copied from: how it ends is for that one to say.
-            keep(Record::Closed(key));
-            continue;
-        }
+    // In a copy of a directory too, where they may run on: never to be taken for what was not started.
+    for key in std::mem::take(&mut replay.unended).into_keys() {
         log::line(format_args!("attempt {key} is lost: its runner died"));
         let size = spool::size(work_dir, key);
         let outcome = Outcome { lost: true, size, end_ms: now_ms(), ..Outcome::default() };

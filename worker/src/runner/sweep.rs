@@ -43,8 +43,8 @@ pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128, pla
     }
     if elsewhere > 0 {
         log::line(format_args!(
-            "this work directory is a copy: {elsewhere} tasks of the one that it was copied from run on, and are \
-             left alone"
+            "{elsewhere} tasks of the journal run that are not certainly of this work directory (it is a copy, or an \
+             older release started them): they are left alone"
         ));
     }
     let marker = [RUNNER_VARIABLE.as_bytes(), b"=", place.to_string().as_bytes()].concat();
