@@ -304,8 +304,9 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
                 self.handle(Event::Runner(hello));
             }
             LinkEvent::Message(message) => self.handle(Event::Runner(message)),
-            LinkEvent::Silent => {
+            LinkEvent::Silent(pid) => {
                 tracing::error!(
+                    pid,
                     held = self.dispatcher.held_count(),
                     "the runner does not answer: nothing new is taken until it does, and its tasks are left alone"
                 );

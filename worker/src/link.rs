@@ -63,8 +63,8 @@ pub(crate) enum LinkEvent {
     Up { hello: FromRunner, commands: mpsc::Sender<ToRunner> },
     /// A message.
     Message(FromRunner),
-    /// The runner is there and does not answer. What it is told waits for it.
-    Silent,
+    /// The runner, this process, is there and does not answer. What it is told waits for it.
+    Silent(i32),
     /// It does again.
     Answers,
     /// The connection fell, or does not come to be; it will be tried again.
@@ -232,7 +232,7 @@ impl Link {
             return Ok(Over::Closed);
         }
         let in_session = self.launch.in_session.clone();
-        if connection.pass(queue, &self.events, in_session, replace).await? {
+        if connection.pass(queue, &self.events, in_session, &self.stop, replace).await? {
             self.may_replace = false;
             return connection.replace(&self.launch.work_dir).await;
         }
@@ -281,13 +281,14 @@ impl Connection {
         mut queue: mpsc::Receiver<ToRunner>,
         events: &mpsc::Sender<LinkEvent>,
         in_session: watch::Receiver<bool>,
+        stop: &CancellationToken,
         until_idle: bool,
     ) -> io::Result<bool> {
         let mut in_session_tick = tokio::time::interval(Duration::from_millis(IN_SESSION_EVERY_MS));
         in_session_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let ping_every = PING_EVERY.min(self.silence);
         let (mut ping_at, mut pinged, mut silent) = (Instant::now() + ping_every, false, false);
-        let mut closes_at = None;
+        let (mut is_open, mut closes_at) = (true, None);
         loop {
             if until_idle && self.live.is_empty() {
                 return Ok(true);
@@ -295,7 +296,7 @@ impl Connection {
             if self.sent == self.out.len() {
                 self.out.clear();
                 self.sent = 0;
-                if closes_at.is_some() {
+                if !is_open {
                     return Ok(false);
                 }
             }
@@ -316,7 +317,7 @@ impl Connection {
                 written = self.writer.write(&self.out[self.sent..]), if self.sent < self.out.len() => {
                     self.sent += written?;
                 }
-                message = queue.recv(), if closes_at.is_none() && self.out.len() < OUT => match message {
+                message = queue.recv(), if is_open && self.out.len() < OUT => match message {
                     Some(message) => {
                         if let Some(failed) = self.put(message)?
                             && events.send(LinkEvent::Message(failed)).await.is_err()
@@ -325,8 +326,13 @@ impl Connection {
                         }
                     }
                     // What is left is written.
-                    None => closes_at = Some(Instant::now() + LAST_WRITE),
+                    None => {
+                        is_open = false;
+                        closes_at.get_or_insert(Instant::now() + LAST_WRITE);
+                    }
                 },
+                // A runner that does not read is not waited for long.
+                () = stop.cancelled(), if closes_at.is_none() => closes_at = Some(Instant::now() + LAST_WRITE),
                 _ = in_session_tick.tick(), if self.knows_pings => {
                     if *in_session.borrow() && self.out.len() < OUT {
                         self.out.append(&mut line(&ToRunner::InSession)?);
@@ -335,7 +341,7 @@ impl Connection {
                 () = tokio::time::sleep_until(ping_at), if self.knows_pings && !silent => {
                     if pinged {
                         silent = true;
-                        if events.send(LinkEvent::Silent).await.is_err() {
+                        if events.send(LinkEvent::Silent(self.pid)).await.is_err() {
                             return Ok(false);
                         }
                     } else {

@@ -9,7 +9,9 @@ use muster_proto::v1;
 use muster_proto::v1::attach_request::Message as FromWorker;
 use muster_proto::v1::ended::Outcome;
 use muster_proto::v1::{HeldPhase, Verdict};
-use muster_worker::runner::protocol::{FromRunner, Held, OLDEST, RELEASE, ToRunner, VERSION, decode, encode};
+use muster_worker::runner::protocol::{
+    Ended, FromRunner, Held, OLDEST, RELEASE, ToRunner, VERSION, decode, encode,
+};
 use muster_worker::runner::{RunnerOptions, connect, ensure_running};
 use muster_worker::{Error, Shutdown};
 use nix::sys::signal::{Signal, kill};
@@ -292,12 +294,14 @@ fn older_runner_again(dir: &Dir, version: u32) -> Older {
 /// Plays the runner of a work directory.
 struct Fake {
     listener: UnixListener,
+    release: &'static str,
 }
 
 impl Fake {
     fn new(dir: &Dir) -> Self {
         fs::write(dir.path().join("half.lock"), "").unwrap();
-        Self { listener: UnixListener::bind(dir.path().join("runner.sock")).unwrap() }
+        let listener = UnixListener::bind(dir.path().join("runner.sock")).unwrap();
+        Self { listener, release: RELEASE }
     }
 
     /// Takes a connection, and answers its hello in `version`.
@@ -306,8 +310,9 @@ impl Fake {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut half = Older { reader: BufReader::new(stream), pid: 0 };
         let Some(ToRunner::Hello { version: asked }) = half.receive() else { panic!("no hello") };
-        let (release, boot_id) = (RELEASE.to_owned(), "b".to_owned());
-        let pid = std::process::id().try_into().unwrap();
+        let (release, boot_id) = (self.release.to_owned(), "b".to_owned());
+        // Nobody's.
+        let pid = i32::MAX;
         half.send(&FromRunner::Hello { version, speaks, release, pid, boot_id, held });
         (half, asked)
     }
@@ -382,4 +387,52 @@ async fn a_runner_of_version_1_is_greeted_in_it_and_never_hears_what_it_does_not
     let (first, _half) = blocking(move || (half.receive::<ToRunner>(), half)).await;
     assert!(matches!(first, Some(ToRunner::Start(_))), "{first:?}");
     worker.crash().await;
+}
+
+#[tokio::test]
+async fn an_idle_runner_of_another_build_is_told_to_exit_and_a_busy_one_once_it_is_idle() {
+    for busy in [false, true] {
+        let mut coordinator = Coordinator::start().await;
+        let dir = Dir::new();
+        let fake = Fake { release: "0.0.0-other", ..Fake::new(&dir) };
+        let worker = Worker::start(&coordinator, &dir);
+        let held = if busy {
+            vec![Held::Running { attempt: crate::key(1), pid: 1, start_ms: 1, size: 0 }]
+        } else {
+            Vec::new()
+        };
+        let socket = dir.path().join("runner.sock");
+        blocking(move || {
+            let (mut half, _) = fake.accept(VERSION, VERSION, held);
+            if busy {
+                let ended = Ended {
+                    attempt: crate::key(1),
+                    exit_code: Some(0),
+                    signal: None,
+                    stop_sent: false,
+                    size: 0,
+                    discarded: 0,
+                    end_ms: 1,
+                    output_failed: None,
+                    lost: false,
+                    stop_cause: None,
+                };
+                half.send(&FromRunner::Ended(ended));
+            }
+            loop {
+                match half.receive() {
+                    Some(ToRunner::Shutdown { grace_ms: 0 }) => break,
+                    Some(ToRunner::Ping | ToRunner::InSession) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            // It exits: the half starts one of its own.
+            fs::remove_file(socket).unwrap();
+        })
+        .await;
+        let (session, _) = coordinator.session().await;
+        session.welcome(&[]).await;
+        eventually("another one is there", || connect(dir.path()).ok()).await;
+        worker.crash().await;
+    }
 }
