@@ -288,6 +288,11 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
         }
         match self.exit {
             None | Some(Exit::Done | Exit::Left) => Ok(()),
+            Some(Exit::Unreported(0)) => Err(Error::Internal(
+                "the runner of the work directory did not answer, so what it holds is not known; it keeps it for the \
+                 next worker"
+                    .into(),
+            )),
             Some(Exit::Unreported(count)) => Err(Error::Unreported(count)),
             Some(Exit::SentAway(reason)) => Err(Error::SentAway(reason)),
         }

@@ -216,6 +216,9 @@ impl Dispatcher {
             }
             self.effects.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
             self.exit(Exit::Done);
+        } else if overdue && self.attempts.is_empty() && self.runner != RunnerLink::NeverUp {
+            self.effects.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
+            self.exit(Exit::Done);
         } else if overdue {
             self.effects.push(Effect::Runner(ToRunner::Shutdown { grace_ms: 0 }));
             self.exit(Exit::Unreported(self.attempts.len()));

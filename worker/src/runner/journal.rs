@@ -262,6 +262,13 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// One that cannot be written: every write fails with "no space left".
+    #[cfg(test)]
+    pub(super) fn full() -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).open("/dev/full")?;
+        Ok(Self { path: "/dev/full".into(), file, len: 0, compacted: 0, waiting: Vec::new() })
+    }
+
     /// Opens or makes the journal, reads it, and cuts a torn tail.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Replay)> {
         let file = options().open(path)?;

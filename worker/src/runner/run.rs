@@ -202,3 +202,25 @@ fn put_in_order(work_dir: &Path, journal: &mut Journal, replay: &mut Replay, boo
         log::line(format_args!("old output cannot be deleted: {error}"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::journal::Unended;
+    use crate::runner::protocol::AttemptKey;
+
+    #[test]
+    fn on_a_full_disk_what_is_lost_is_known_and_written_later() {
+        let work = tempfile::tempdir().unwrap();
+        spool::prepare(work.path()).unwrap();
+        let key = AttemptKey { life: 1, batch: 2, task: 3, attempt: 4 };
+        let place = Place { device: 1, inode: 2, nonce: 3 };
+        let mut replay = Replay::default();
+        replay.unended.insert(key, Unended { boot: 7, place, process: None });
+        let mut journal = Journal::full().unwrap();
+        put_in_order(work.path(), &mut journal, &mut replay, 7, place);
+        assert!(replay.unended.is_empty() && replay.ended[&key].lost);
+        assert!(journal.is_behind() && journal.flush().is_err(), "nothing is forgotten");
+        assert!(journal.append(&Record::Seen(key)).is_err(), "and nothing is started before it is written");
+    }
+}
