@@ -121,8 +121,8 @@ pub(crate) async fn run(
     events: mpsc::Sender<LinkEvent>,
     stop: CancellationToken,
 ) -> Result<(), LinkError> {
-    let mut link = Link { launch, events, stop, was_up: false, may_replace: true };
-    let (mut version, mut wait) = (VERSION, RETRY);
+    let mut link = Link { launch, events, stop, was_up: false, may_replace: true, wait: RETRY };
+    let mut version = VERSION;
     while !link.stop.is_cancelled() {
         let connected = link.connect().await;
         let over = match connected {
@@ -141,13 +141,10 @@ pub(crate) async fn run(
                 if !link.was_up {
                     continue;
                 }
-                wait = Duration::ZERO;
+                link.wait = Duration::ZERO;
                 "it was idle and of another release, and is replaced".to_owned()
             }
-            Ok(Over::Closed) => {
-                wait = RETRY;
-                "the runner's connection was closed".to_owned()
-            }
+            Ok(Over::Closed) => "the runner's connection was closed".to_owned(),
             Err(Broken::Io(error)) => error.to_string(),
             Err(Broken::Fatal(error)) => return Err(error),
         };
@@ -157,10 +154,10 @@ pub(crate) async fn run(
             return Ok(());
         }
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(link.wait) => {}
             () = link.stop.cancelled() => {}
         }
-        wait = (wait * 2).clamp(RETRY, MAX_RETRY);
+        link.wait = (link.wait * 2).clamp(RETRY, MAX_RETRY);
     }
     Ok(())
 }
@@ -172,6 +169,8 @@ struct Link {
     was_up: bool,
     /// Once is enough: the one that is started then is as much of our release as there is.
     may_replace: bool,
+    /// Before the next try.
+    wait: Duration,
 }
 
 impl Link {
@@ -226,7 +225,7 @@ impl Link {
             self.may_replace = false;
             return connection.replace(&self.launch.work_dir).await;
         }
-        self.was_up = true;
+        (self.was_up, self.wait) = (true, RETRY);
         let (commands, queue) = mpsc::channel(COMMANDS);
         if self.events.send(LinkEvent::Up { hello, commands }).await.is_err() {
             return Ok(Over::Closed);

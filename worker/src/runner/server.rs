@@ -205,7 +205,8 @@ impl Server {
         let may_notice = !self.clients.is_busy();
         let tasks = self.running.values().filter_map(|running| running.deadline(may_notice));
         let limits = self.limits.values().filter_map(|limits| limits.deadline(self.in_session_at));
-        let idle = self.idle_since.map(|since| since + self.options.idle_exit);
+        let idle = self.idle_since.filter(|_| self.clients.is_empty());
+        let idle = idle.map(|since| since + self.options.idle_exit);
         let give_up = if let Mode::Stopping { give_up_at } = self.mode { Some(give_up_at) } else { None };
         let looks = self.options.die_with_parent || self.journal.is_behind() || !self.had_half;
         let tick = looks.then_some(now + TICK);
@@ -257,8 +258,8 @@ impl Server {
         } else if self.alone_since.is_none() {
             self.alone_since = Some(now);
         }
-        // Who is connected and has not said hello yet is about to; who started us is about to connect.
-        let expects = !self.clients.is_empty() || (!self.had_half && now < self.started + FIRST_PATIENCE);
+        // Who started us is about to connect.
+        let expects = self.clients.has_active() || (!self.had_half && now < self.started + FIRST_PATIENCE);
         // Results that are held are in the journal, for the next runner; what is not written yet would be lost.
         if expects || !self.running.is_empty() || self.journal.is_behind() {
             self.idle_since = None;
@@ -288,8 +289,12 @@ impl Server {
                 Some("stopped, leaving processes that do not die")
             }
             Mode::Draining if quiet && self.ended.is_empty() => Some("drained"),
-            // Nobody comes for the results; the next runner has them.
-            Mode::Open | Mode::Draining if is_past(self.idle_since) => Some("idle"),
+            // Nobody comes for the results: the next runner has them.
+            // Who is connected and has not said hello yet is about to; but halves that are refused, of another
+            // version, do not keep us.
+            Mode::Open | Mode::Draining if is_past(self.idle_since) && self.clients.is_empty() => {
+                Some("idle")
+            }
             _ => None,
         }
     }

@@ -197,6 +197,23 @@ fn an_idle_runner_exits_by_itself_and_loses_no_result() {
 }
 
 #[test]
+fn halves_that_are_refused_do_not_keep_an_idle_runner() {
+    let mut bed =
+        Bed::with(RunnerOptions { idle_exit: Duration::from_millis(500), ..RunnerOptions::default() });
+    let runner = bed.half().runner;
+    // Again and again, more often than its patience is long, as a supervisor would start them.
+    eventually("it exits", || {
+        let stream = connect(&bed.work()).ok();
+        if let Some(stream) = &stream {
+            let _ = (&*stream).write_all(&encode(&ToRunner::Hello { version: 999 }).unwrap());
+            let _ = std::io::read_to_string(stream);
+        }
+        stream.is_none().then_some(())
+    });
+    gone(runner.as_raw());
+}
+
+#[test]
 fn halves_of_this_version_and_of_the_one_before_are_served() {
     let mut bed = Bed::new();
     let key = bed.next_key();
