@@ -17,6 +17,7 @@ mod policy;
 mod prefill;
 mod readme;
 mod restart;
+mod run_killed;
 mod secret;
 mod submit_run;
 mod transcript;

@@ -39,6 +39,12 @@ pub(super) fn attempt_of(pid: Pid) -> Option<AttemptKey> {
     marker(&read(&format!("/proc/{pid}/environ"))?)
 }
 
+/// Whether a process was executed with this in its environment: `NAME=value`.
+pub(super) fn has_variable(pid: Pid, variable: &[u8]) -> bool {
+    let environ = read(&format!("/proc/{pid}/environ")).unwrap_or_default();
+    environ.split(|byte| *byte == 0).any(|found| found == variable)
+}
+
 fn marker(environ: &[u8]) -> Option<AttemptKey> {
     let value = environ.split(|byte| *byte == 0).find_map(|variable| {
         variable.strip_prefix(ATTEMPT_VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))

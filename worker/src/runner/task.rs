@@ -217,6 +217,8 @@ impl Running {
             size: self.spool.size(),
             discarded: self.spool.discarded(),
             end_ms,
+            // The server knows.
+            stop_cause: None,
         }
     }
 }

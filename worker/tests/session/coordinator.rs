@@ -77,6 +77,11 @@ impl Coordinator {
         session
     }
 
+    /// Whether a session waits to be taken.
+    pub(crate) fn has_session(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
     /// Waits until so much output of a task is stored.
     pub(crate) async fn stored(&self, task: u32, size: usize) -> Vec<u8> {
         let wait = async {
@@ -183,6 +188,18 @@ impl Session {
         assert_eq!(self.next().await, FromWorker::Leaving(v1::Leaving {}));
         let end = tokio::time::timeout(PATIENCE, self.inbound.message()).await.expect("it does not end");
         assert_eq!(end.unwrap(), None);
+    }
+}
+
+impl Session {
+    /// The session ends, and neither draining nor leaving is said before.
+    pub(crate) async fn ends_without_a_word(mut self) {
+        let wait = async {
+            while let Some(message) = self.inbound.message().await.unwrap() {
+                assert!(matches!(message.message, Some(FromWorker::Heartbeat(_))), "{message:?}");
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it does not end");
     }
 }
 
