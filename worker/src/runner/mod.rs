@@ -10,6 +10,7 @@
 //! It does *not* decide anything about tasks: no limits, no retries, no time-outs, no queue. It never speaks to
 //! the coordinator, never reads the spool, and never writes a task's environment anywhere.
 
+mod cgroup;
 mod clients;
 mod journal;
 mod launch;
@@ -24,6 +25,7 @@ mod server;
 mod spawn;
 mod sweep;
 mod task;
+mod tree;
 
 pub use launch::{LaunchError, connect, ensure_running};
 pub use options::{OptionsError, RUNNER_ARG, RunnerOptions};

@@ -20,6 +20,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{close, getppid, setsid};
 
+use super::cgroup::{self, Cgroups};
 use super::journal::{Journal, Outcome, Record, Replay};
 use super::launch::connect;
 use super::options::{RUNNER_ARG, RunnerOptions};
@@ -84,7 +85,11 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
     };
     let boot_id = procfs::boot_id();
     let (mut journal, mut replay) = Journal::open(&journal_path(&work_dir))?;
-    put_in_order(&work_dir, &mut journal, &mut replay, boot_number(&boot_id))?;
+    let boot = boot_number(&boot_id);
+    cgroup::end_leftovers(&work_dir, boot);
+    put_in_order(&work_dir, &mut journal, &mut replay, boot)?;
+    let cgroups = Cgroups::set_up(&work_dir, boot);
+    let cgroups = cgroups.inspect_err(|why| log::line(format_args!("tasks have no cgroups: {why}"))).ok();
 
     let address = SocketAddress::new(&work_dir)?;
     match fs::remove_file(address.path()) {
@@ -100,6 +105,7 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
         boot_id,
         signals,
         spawner,
+        cgroups,
         journal,
         replay,
         listener,
