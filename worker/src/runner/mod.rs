@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod clients;
+mod files;
 mod journal;
 mod launch;
 mod log;
@@ -27,6 +28,7 @@ mod sweep;
 mod task;
 mod tree;
 
+pub use files::{TooManySlots, check_slots};
 pub use launch::{LaunchError, connect, ensure_running};
 pub use options::{OptionsError, RUNNER_ARG, RunnerOptions};
 pub use paths::journal_path;
