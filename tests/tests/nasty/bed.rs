@@ -38,7 +38,10 @@ impl Bed {
             eprintln!("SKIPPED: no cgroup of version 2 can be made here");
             return None;
         }
-        Some(Self::new(delegated).await)
+        let bed = Self::new(delegated).await;
+        let place = std::fs::read_to_string(format!("/proc/{}/cgroup", bed.runner())).unwrap();
+        assert!(place.contains("/muster-") && place.contains("/runner\n"), "tasks would have none: {place}");
+        Some(bed)
     }
 
     async fn new(delegated: Option<Delegated>) -> Self {

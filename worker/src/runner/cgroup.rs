@@ -158,6 +158,7 @@ impl Cgroups {
         if self.failed {
             return None;
         }
+        self.undead.retain(|group| !group.try_remove());
         let dir = self.ours.join(format!("task-{key}"));
         match fs::create_dir(&dir).and_then(|()| enter(&dir)) {
             Ok(()) => Some(Group { dir }),
@@ -299,7 +300,9 @@ fn remove(dir: &Path, depth: u32) -> bool {
 /// Every process in a cgroup and those within it.
 fn pids(dir: &Path, depth: u32) -> Vec<Pid> {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let mut found: Vec<Pid> = text.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect();
+    // 0 is a process that our pid namespace does not show; to a signal it would mean our own group.
+    let numbers = text.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 0);
+    let mut found: Vec<Pid> = numbers.map(Pid::from_raw).collect();
     if depth > 0 {
         found.extend(subdirs(dir).iter().flat_map(|within| pids(within, depth - 1)));
     }
@@ -441,7 +444,8 @@ mod tests {
     #[test]
     fn a_cgroup_that_holds_the_runner_is_never_killed() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("cgroup.procs"), format!("1\n{}\n", Pid::this())).unwrap();
+        fs::write(dir.path().join("cgroup.procs"), format!("0\n{}\n", Pid::this())).unwrap();
+        assert_eq!(pids(dir.path(), 1), [Pid::this()], "what we cannot see is not for us to signal");
         fs::write(dir.path().join("cgroup.kill"), "").unwrap();
         Group { dir: dir.path().to_owned() }.kill();
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.kill")).unwrap(), "");
