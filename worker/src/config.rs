@@ -126,6 +126,9 @@ pub enum ConfigError {
     /// Out of range.
     #[error("--slots {0} must be from 1 to {MAX_SLOTS}")]
     Slots(u32),
+    /// More than there are files for.
+    #[error(transparent)]
+    Files(#[from] crate::runner::TooManySlots),
     /// Too many.
     #[error("{0} labels are given, at most {MAX_LABELS} are possible")]
     Labels(usize),

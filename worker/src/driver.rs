@@ -105,6 +105,7 @@ pub async fn run(
     on_ready: impl FnOnce(Ready) + Send,
 ) -> Result<(), Error> {
     config.check()?;
+    crate::runner::check_slots(config.slots).map_err(ConfigError::from)?;
     let work_dir = WorkDir::open(config.work_dir.as_deref())?;
     let boot_id = std::fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
     let name = config.name.clone().unwrap_or_else(|| default_name(work_dir.instance_id()));

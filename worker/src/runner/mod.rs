@@ -11,7 +11,9 @@
 //! half may not be there to do it. Otherwise it does *not* decide anything about tasks: no retries, no queue. It never speaks to
 //! the coordinator, never reads the spool, and never writes a task's environment anywhere.
 
+mod cgroup;
 mod clients;
+mod files;
 mod journal;
 mod launch;
 mod limits;
@@ -27,7 +29,9 @@ mod server;
 mod spawn;
 mod sweep;
 mod task;
+mod tree;
 
+pub use files::{TooManySlots, check_slots};
 pub use launch::{LaunchError, connect, ensure_running};
 pub use options::{OptionsError, RUNNER_ARG, RunnerOptions};
 pub use paths::journal_path;

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{close, getppid, setsid};
 
+use super::cgroup::{self, Cgroups};
 use super::journal::{Journal, Outcome, Record, Replay};
 use super::launch::connect;
 use super::options::{RUNNER_ARG, RunnerOptions};
@@ -29,14 +29,11 @@ use super::place::Place;
 use super::protocol::RUNNER_VARIABLE;
 use super::server::{Parts, Server, boot_number, now_ms};
 use super::spawn::Spawner;
-use super::{log, procfs, sweep};
+use super::{files, log, procfs, sweep};
 use crate::spool;
 
 /// The exit code when another runner has the work directory.
 const LOCKED: u8 = 3;
-/// Files that may be open at once: two for each task that prints, and room. Not simply all that are allowed: tasks
-/// inherit it, and programs that close every file that could be open take minutes over a billion.
-const FILES: u64 = 4096;
 /// How long to wait for a runner that is about to exit.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_EVERY: Duration = Duration::from_millis(20);
@@ -74,7 +71,9 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
     // Our own session: neither the terminal's signals nor its hang-up are for us. Fails only if we lead one.
     let _ = setsid();
     close_inherited();
-    allow_files();
+    if let Err(errno) = files::raise_limit() {
+        log::line(format_args!("the limit of open files cannot be raised: {errno}"));
+    }
     let signals = take_signals()?;
     set_child_subreaper(true)?;
     DirBuilder::new().recursive(true).mode(0o700).create(work_dir)?;
@@ -88,10 +87,13 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
     let (boot, place) = (boot_number(&boot_id), Place::of(&lock)?);
     // First of all, whatever the disk says to the rest: what nobody owns is not to go on.
     let opened = Journal::open(&journal_path(&work_dir));
+    cgroup::end_leftovers(&work_dir, boot, place);
     sweep::leftovers(opened.as_ref().map_or(&BTreeMap::new(), |(_, replay)| &replay.unended), boot, place);
     let (mut journal, mut replay) = opened?;
     spool::prepare(&work_dir)?;
     put_in_order(&work_dir, &mut journal, &mut replay, boot, place);
+    let cgroups = Cgroups::set_up(&work_dir, boot, place);
+    let cgroups = cgroups.inspect_err(|why| log::line(format_args!("tasks have no cgroups: {why}"))).ok();
 
     let address = SocketAddress::new(&work_dir)?;
     match fs::remove_file(address.path()) {
@@ -111,6 +113,7 @@ fn serve(work_dir: &Path, options: RunnerOptions) -> io::Result<ExitCode> {
         place,
         signals,
         spawner,
+        cgroups,
         journal,
         replay,
         listener,
@@ -130,17 +133,6 @@ fn close_inherited() {
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|fd| *fd > 2) {
         let _ = close(fd);
-    }
-}
-
-/// Sees to it that the usual limit of 1024 files, which a session starts with, does not make tasks fail.
-fn allow_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match FILES.min(hard) {
-        files if files > soft => setrlimit(Resource::RLIMIT_NOFILE, files, hard),
-        _ => Ok(()),
-    });
-    if let Err(errno) = raised {
-        log::line(format_args!("the limit of open files cannot be raised: {errno}"));
     }
 }
 

@@ -17,6 +17,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getppid};
 
+use super::cgroup::Cgroups;
 use super::clients::{ClientId, Clients};
 use super::journal::{Journal, Outcome, Record, Replay};
 use super::limits::Limits;
@@ -71,6 +72,8 @@ pub(super) struct Server {
     place: Place,
     signals: SignalFd,
     spawner: Spawner,
+    /// Where the system lets us make them.
+    cgroups: Option<Cgroups>,
     journal: Journal,
     seen: Seen,
     running: BTreeMap<AttemptKey, Running>,
@@ -101,6 +104,7 @@ pub(super) struct Parts {
     pub(super) place: Place,
     pub(super) signals: SignalFd,
     pub(super) spawner: Spawner,
+    pub(super) cgroups: Option<Cgroups>,
     pub(super) journal: Journal,
     pub(super) replay: Replay,
     pub(super) listener: UnixListener,
@@ -116,6 +120,7 @@ impl Server {
             place: parts.place,
             signals: parts.signals,
             spawner: parts.spawner,
+            cgroups: parts.cgroups,
             journal: parts.journal,
             seen: parts.replay.seen,
             running: BTreeMap::new(),
@@ -143,6 +148,9 @@ impl Server {
             self.note_half(now);
             if let Some(why) = self.is_over(now) {
                 sweep::adopted(|_| false, |_| false, true);
+                if let Some(cgroups) = &self.cgroups {
+                    cgroups.close();
+                }
                 if let Err(error) = self.journal.flush().and_then(|()| self.journal.sync()) {
                     log::line(format_args!("the journal cannot be written: {error}"));
                 }
@@ -220,7 +228,7 @@ impl Server {
     fn on_time(&mut self, now: Instant) {
         let may_notice = !self.clients.is_busy();
         for (key, running) in &mut self.running {
-            running.on_time(now);
+            running.on_time(now, &self.leaders);
             if may_notice && let Some(size) = running.notice(now) {
                 self.clients.tell(&FromRunner::Output { attempt: *key, size });
             }
@@ -245,7 +253,7 @@ impl Server {
                 "was cut off from the coordinator for as long as it may be"
             };
             log::line(format_args!("{key} {why}: it is ended"));
-            running.stop(now, grace);
+            running.stop(now, grace, &self.leaders);
             limits.stopped(cause);
         }
     }
@@ -319,7 +327,7 @@ impl Server {
             _ => Mode::Stopping { give_up_at },
         };
         for running in self.running.values_mut() {
-            running.stop(now, grace);
+            running.stop(now, grace, &self.leaders);
         }
         for limits in self.limits.values_mut() {
             limits.stopped(StopCause::WorkerStopped);
@@ -381,9 +389,9 @@ impl Server {
             let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
             return;
         };
-        if exit != Exit::Unknown {
-            // Not yet reaped, so the group's number cannot be another's.
-            running.kill_group();
+        let undead = running.end_rest(exit, &self.leaders);
+        if let (Some(cgroups), Some(group)) = (&mut self.cgroups, undead) {
+            cgroups.keep(group);
         }
         running.drain(&mut self.buffer);
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
@@ -405,7 +413,7 @@ impl Server {
         running.pump(&mut self.buffer);
         if running.output_failed() && !had_failed {
             log::line(format_args!("the output of {key} cannot be written: it is stopped"));
-            running.stop(Instant::now(), self.options.grace);
+            running.stop(Instant::now(), self.options.grace, &self.leaders);
         }
     }
 
@@ -430,7 +438,7 @@ impl Server {
             }
             ToRunner::Stop { attempt, grace_ms, cause } => {
                 if let Some(running) = self.running.get_mut(&attempt) {
-                    running.stop(now, Duration::from_millis(grace_ms));
+                    running.stop(now, Duration::from_millis(grace_ms), &self.leaders);
                 }
                 if let Some(limits) = self.limits.get_mut(&attempt) {
                     limits.stopped(cause);
@@ -507,7 +515,11 @@ impl Server {
         let pipe = task::output_pipe();
         let (reader, writer) =
             pipe.map_err(|error| SpawnError::new(errno_of(&error), "cannot make a pipe"))?;
-        let pid = self.spawner.spawn(start, writer.as_raw_fd())?;
+        let spawn = || self.spawner.spawn(start, writer.as_raw_fd());
+        let (pid, cgroup) = match &mut self.cgroups {
+            Some(cgroups) => cgroups.spawn(key, spawn)?,
+            None => (spawn()?, None),
+        };
         drop(writer);
         let start_ms = now_ms();
         // Not there only if it could not be read: our child cannot be gone before we reap it.
@@ -519,7 +531,7 @@ impl Server {
         }
         self.leaders.insert(pid, key);
         self.limits.insert(key, Limits::new(start, Instant::now()));
-        let running = Running::new(pid, start_ms, reader, &self.work_dir, key, start.output_limit);
+        let running = Running::new((pid, cgroup), start_ms, reader, &self.work_dir, key, start.output_limit);
         self.running.insert(key, running);
         Ok((pid, start_ms))
     }
