@@ -96,6 +96,16 @@ impl Coordinator {
         tokio::time::timeout(PATIENCE, wait).await.expect("output is missing")
     }
 
+    /// The whole output of a task that has ended: what a slow machine has pushed does not ride in the result.
+    pub(crate) async fn output(&self, ended: &v1::Ended) -> Vec<u8> {
+        if ended.inline_log.is_empty() {
+            let task = ended.attempt.unwrap().task;
+            return self.stored(task, usize::try_from(ended.log_size).unwrap()).await;
+        }
+        assert_eq!(ended.inline_log.len() as u64, ended.log_size);
+        ended.inline_log.to_vec()
+    }
+
     /// Forgets output from `size` on, as a coordinator does that crashed before it was on disk.
     pub(crate) fn lose(&self, task: u32, size: usize) {
         self.stored.lock().unwrap().entry(task).or_default().truncate(size);

@@ -100,7 +100,10 @@ async fn at_sigusr1_only_the_network_half_goes_and_the_next_one_takes_over() {
     assert_eq!((hello.draining, hello.held), (false, vec![held(1, HeldPhase::Ended)]));
     session.welcome(&[(1, Verdict::Report, 0)]).await;
     let ended = session.ended(1).await;
-    assert_eq!((ended.outcome, &ended.inline_log[..]), (Some(Outcome::ExitCode(0)), &b"one\ntwo\n"[..]));
+    assert_eq!(
+        (ended.outcome.clone(), coordinator.output(&ended).await),
+        (Some(Outcome::ExitCode(0)), b"one\ntwo\n".to_vec())
+    );
     session.acknowledge(1).await;
     session.offer(2, "exec sleep 600").await;
     assert_eq!(runner_of(session.started(2).await.pid), runner, "the runner is the same");
@@ -213,7 +216,10 @@ async fn an_idle_runner_of_an_older_release_is_replaced_and_its_results_are_kept
     assert_eq!(hello.held, [held(1, HeldPhase::Ended)]);
     session.welcome(&[(1, Verdict::Report, 0)]).await;
     let ended = session.ended(1).await;
-    assert_eq!((ended.outcome, &ended.inline_log[..]), (Some(Outcome::ExitCode(4)), &b"kept\n"[..]));
+    assert_eq!(
+        (ended.outcome.clone(), coordinator.output(&ended).await),
+        (Some(Outcome::ExitCode(4)), b"kept\n".to_vec())
+    );
     session.acknowledge(1).await;
     session.offer(2, "exec sleep 600").await;
     let now = runner_of(session.started(2).await.pid);
