@@ -1,5 +1,7 @@
 //! What callers of the logs were promised, over restarts, crashes and damage.
 
+mod removing;
+
 use std::{
     collections::HashMap,
     fs::{self, OpenOptions},
