@@ -20,6 +20,7 @@
 //!
 //! What this does not do: limit how much an attempt may store, decide when a task has ended, or which output is removed.
 
+pub mod check;
 mod index;
 mod read;
 mod record;

@@ -127,7 +127,7 @@ pub(super) fn log_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("segment-{number:08}.log"))
 }
 
-fn index_path(dir: &Path, number: u32) -> PathBuf {
+pub(super) fn index_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("segment-{number:08}.index"))
 }
 
@@ -136,7 +136,8 @@ pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
     |source| Error::Io { path: path.to_owned(), source }
 }
 
-fn numbers(dir: &Path) -> Result<Vec<u32>, Error> {
+/// The segments that there are, in order.
+pub(super) fn numbers(dir: &Path) -> Result<Vec<u32>, Error> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed(dir))? {
         let name = entry.map_err(failed(dir))?.file_name();
@@ -147,7 +148,8 @@ fn numbers(dir: &Path) -> Result<Vec<u32>, Error> {
     Ok(numbers)
 }
 
-fn read_segment(path: &Path) -> Result<(Vec<u8>, Scan), Error> {
+/// A segment's bytes, and what they hold.
+pub(super) fn read_segment(path: &Path) -> Result<(Vec<u8>, Scan), Error> {
     let bytes = fs::read(path).map_err(failed(path))?;
     if u32::try_from(bytes.len()).is_err() {
         return Err(failed(path)(io::Error::other("longer than a segment can be")));
@@ -163,10 +165,7 @@ fn open_last(dir: &Path, number: u32, index: &mut Index, damage: &mut Vec<Damage
     let path = log_path(dir, number);
     let (bytes, mut scan) = read_segment(&path)?;
     let mark = FILE_MARK.len();
-    // What a crash left of the last group can be anything, so whatever follows its first gap was never told to
-    // be stored. What is damaged before it was synced, and broke later.
-    let cut = scan.damaged.iter().find(|range| range.start >= scan.synced);
-    let length = cut.map_or(bytes.len(), |range| range.start).max(mark);
+    let length = scan.torn_from().unwrap_or(bytes.len()).max(mark);
     if length < bytes.len() {
         tracing::warn!(segment = %path.display(), from = length, to = bytes.len(), "cut a torn end");
     }
@@ -320,25 +319,25 @@ fn with_new(path: &Path) -> PathBuf {
 
 /// The lines of a segment's index file; `None` where it is missing, damaged or of another segment length.
 fn load_index(dir: &Path, number: u32) -> Result<Option<Vec<(AttemptId, Extent)>>, Error> {
-    let path = index_path(dir, number);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(&path)(error)),
-    };
-    let log = log_path(dir, number);
-    let segment_length = fs::metadata(&log).map_err(failed(&log))?.len();
-    Ok(parse_index(&bytes, segment_length))
+    let Some((segment_length, lines)) = read_index(&index_path(dir, number))? else { return Ok(None) };
+    Ok((segment_length == length(&log_path(dir, number))?).then_some(lines))
 }
 
-fn parse_index(bytes: &[u8], segment_length: u64) -> Option<Vec<(AttemptId, Extent)>> {
-    if !bytes.starts_with(INDEX_MARK)
-        || u32_at(bytes, 8)? != crc32fast::hash(bytes.get(12..)?)
-        || u64_at(bytes, 12)? != segment_length
-    {
+/// The length of the segment that an index file was made for, and its lines; `None` where it is missing or damaged.
+pub(super) fn read_index(path: &Path) -> Result<Option<(u64, Vec<(AttemptId, Extent)>)>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(parse_index(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(path)(error)),
+    }
+}
+
+fn parse_index(bytes: &[u8]) -> Option<(u64, Vec<(AttemptId, Extent)>)> {
+    if !bytes.starts_with(INDEX_MARK) || u32_at(bytes, 8)? != crc32fast::hash(bytes.get(12..)?) {
         return None;
     }
-    bytes.get(INDEX_HEADER..)?.chunks(LINE).map(parse_line).collect()
+    let lines = bytes.get(INDEX_HEADER..)?.chunks(LINE).map(parse_line).collect::<Option<_>>()?;
+    Some((u64_at(bytes, 12)?, lines))
 }
 
 fn parse_line(line: &[u8]) -> Option<(AttemptId, Extent)> {

@@ -1,5 +1,6 @@
 //! What callers of the logs were promised, over restarts, crashes and damage.
 
+mod checking;
 mod removing;
 
 use std::{

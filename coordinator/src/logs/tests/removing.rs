@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 use super::*;
 
 /// Segments of a few records of 100 bytes.
-const FEW: Options = Options { segment_bytes: 1_000, queue_bytes: 10_000, group_bytes: 100 };
+pub(super) const FEW: Options = Options { segment_bytes: 1_000, queue_bytes: 10_000, group_bytes: 100 };
 
-fn batch(number: u64) -> BatchId {
+pub(super) fn batch(number: u64) -> BatchId {
     BatchId::new(1_700_000_000_000 + number, 5)
 }
 
-fn of(number: u64, task: u32) -> AttemptId {
+pub(super) fn of(number: u64, task: u32) -> AttemptId {
     AttemptId { batch: batch(number), ..attempt(task) }
 }
 
 /// What each attempt of some batches printed.
-type Printed = BTreeMap<AttemptId, Vec<u8>>;
+pub(super) type Printed = BTreeMap<AttemptId, Vec<u8>>;
 
 /// Every batch has output in every part of the log: `rounds` times 100 bytes of each.
-async fn print(logs: &Logs, batches: std::ops::Range<u64>, rounds: usize) -> Printed {
+pub(super) async fn print(logs: &Logs, batches: std::ops::Range<u64>, rounds: usize) -> Printed {
     let mut printed = Printed::new();
     for round in 0..rounds {
         for number in batches.clone() {
@@ -179,7 +179,7 @@ async fn a_crash_at_any_step_of_a_removal_leaves_what_is_kept() {
     assert_eq!(logs.bytes(), bytes_on_disk(&dir));
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(super) fn copy_dir(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
