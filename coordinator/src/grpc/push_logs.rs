@@ -120,7 +120,11 @@ impl Pushes {
                 }
                 Ok(())
             }
-            Err(logs::Error::Gap { .. }) => {
+            Err(logs::Error::Gap { expected }) => {
+                if expected == 0 {
+                    // It may have been removed with its batch: looked up anew before more of it is taken.
+                    self.attempts.remove(&attempt);
+                }
                 // The worker goes on from what is stored; what is on its way is passed over then.
                 acknowledge(sender, attempt, self.context.logs.stored(attempt)).await;
                 Ok(())

@@ -266,6 +266,12 @@ pub(crate) fn log_damaged(from: u64, to: u64) -> Status {
     parts.build()
 }
 
+/// Output that is no longer kept.
+pub(crate) fn log_removed() -> Status {
+    let message = "the output is no longer kept; it was removed with its batch".to_owned();
+    Parts::new(Code::NotFound, "LOG_REMOVED", message).build()
+}
+
 /// A key could not be encrypted; it is not stored otherwise.
 pub(crate) fn seal(error: &SealError) -> Status {
     internal("the API key could not be encrypted", error)

@@ -167,7 +167,11 @@ impl Tail {
             let end = self.end(&view.state).await?;
             stored.borrow_and_update();
             self.send_stored(end.is_some() || !self.follow, sender).await?;
-            if let Some(End { discarded, .. }) = end {
+            if let Some(End { size, discarded }) = end {
+                // It was there when the tail began.
+                if self.offset == 0 && size > 0 && self.stored() == 0 {
+                    return Err(status::log_removed().into());
+                }
                 return send(sender, self.last(discarded)).await;
             }
             if !self.follow {
@@ -175,10 +179,13 @@ impl Tail {
             }
             // More output needs no look at the task.
             let task_may_have_changed = tokio::select! {
-                // The logs are closed first when the coordinator stops.
+                // The logs are closed first when the coordinator stops; else the output was removed with its batch.
                 stored = stored.changed() => stored.map(|()| false),
                 changed = self.changes.changed() => changed.map(|()| true),
             };
+            if task_may_have_changed.is_err() && !self.context.stopping.is_cancelled() {
+                read_task(&self.context, self.attempt.batch, self.attempt.task).await?;
+            }
             if task_may_have_changed.map_err(|_| status::shutting_down())? {
                 // The news may be about any task of the batch: not more than one look in a while.
                 tokio::time::sleep_until(looked + BEHIND_PAUSE).await;
@@ -275,6 +282,7 @@ impl Tail {
 fn unreadable(error: &logs::Error) -> Status {
     match error {
         logs::Error::Damaged { from, to } => status::log_damaged(*from, *to),
+        logs::Error::Removed => status::log_removed(),
         logs::Error::Closed => status::shutting_down(),
         error => status::internal("the log could not be read", error),
     }

@@ -18,34 +18,38 @@
 //! Every record has the time at which it was written. Times never go back within an attempt's output: a clock that
 //! was set back stands still here until it has caught up.
 //!
-//! What this does not do: limit how much an attempt may store, decide when a task has ended, or delete.
+//! What this does not do: limit how much an attempt may store, decide when a task has ended, or which output is removed.
 
+pub mod check;
 mod index;
 mod read;
 mod record;
+mod remove;
 mod segment;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread::{self, JoinHandle},
     time::SystemTime,
 };
 
 use bytes::{Buf, Bytes};
-use muster_proto::AttemptId;
+use muster_proto::{AttemptId, BatchId};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
     index::{Index, Place},
     record::Extent,
-    segment::Opened,
+    segment::{Active, Opened},
+    sizes::{Size, Sizes},
     writer::{Chunk, Writer},
 };
 
@@ -104,6 +108,9 @@ pub enum Error {
         /// The first byte that is not.
         to: u64,
     },
+    /// The output was removed with its batch.
+    #[error("the output is no longer kept; it was removed with its batch")]
+    Removed,
     /// The coordinator is stopping.
     #[error("output is no longer taken; the coordinator is stopping")]
     Closed,
@@ -121,6 +128,15 @@ pub enum Error {
     /// Written by a newer version.
     #[error("{0} was written by a newer version; use a newer muster-coordinator")]
     Newer(PathBuf),
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Attempts that had output.
+    pub attempts: usize,
+    /// Bytes by which the files became less; other output may have come meanwhile, and count against it.
+    pub bytes: u64,
 }
 
 /// A part of a segment that holds no records any more.
@@ -171,7 +187,7 @@ impl Logs {
         on_stored: impl Fn(AttemptId, u64) + Send + 'static,
     ) -> Result<Self, Error> {
         let options = options.clamped();
-        let Opened { index, active, damage } = segment::open(dir)?;
+        let Opened { index, sizes, active, damage } = segment::open(dir)?;
         let (sender, queue) = mpsc::unbounded_channel();
         let state = State {
             index,
@@ -180,6 +196,7 @@ impl Logs {
             // Unbounded in number, and bounded by `room`.
             queue: Some(sender),
             active: Arc::new(active.file),
+            sizes,
         };
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
@@ -188,6 +205,8 @@ impl Logs {
             room: Semaphore::new(options.queue_bytes),
             failed: watch::Sender::new(None),
             state: Mutex::new(state),
+            files: RwLock::new(0),
+            removing: Mutex::new(()),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
@@ -300,6 +319,26 @@ impl Logs {
         tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| Error::Closed)?
     }
 
+    /// Removes the output of all batches but those to keep: nobody can read it any more, and the disk has room again
+    /// (see [`Self::bytes`]) as far as whole segments, or the bigger part of one, are removed output. Doing it again
+    /// changes nothing. After a start it must be done again, for a part of what was removed may still be on the disk.
+    /// An error leaves everything that is kept readable, or tells which file is to blame. Blocks.
+    ///
+    /// Nothing may be appended any more to what is removed: that would be kept until the next time.
+    pub fn retain(&self, keep: impl Fn(BatchId) -> bool) -> Result<Removed, Error> {
+        self.shared.retain(keep)
+    }
+
+    /// Removes the output of these batches, like [`Self::retain`]. Blocks.
+    pub fn remove(&self, batches: &HashSet<BatchId>) -> Result<Removed, Error> {
+        self.retain(|batch| !batches.contains(&batch))
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.shared.state().sizes.total()
+    }
+
     /// What was found damaged when the folder was opened.
     pub fn damage(&self) -> &[Damage] {
         &self.shared.damage
@@ -330,6 +369,11 @@ struct Shared {
     room: Semaphore,
     failed: watch::Sender<Option<String>>,
     state: Mutex<State>,
+    /// How often files of sealed segments were replaced or deleted; locked while they are, and while they are opened.
+    /// Before `state`, where both are locked.
+    files: RwLock<u64>,
+    /// Held by the one that removes output.
+    removing: Mutex<()>,
 }
 
 struct State {
@@ -339,6 +383,7 @@ struct State {
     /// `None` once nothing more is taken.
     queue: Option<mpsc::UnboundedSender<Chunk>>,
     active: Arc<File>,
+    sizes: Sizes,
 }
 
 impl Shared {
@@ -355,15 +400,18 @@ impl Shared {
     }
 
     /// From now on the segment is read through its index file, and this file is the active one.
-    fn seal(&self, number: u32, lines: &[(AttemptId, Extent)], next: File) {
-        let mut state = self.state();
+    fn seal(&self, (number, size): (u32, Size), lines: &[(AttemptId, Extent)], next: Active) {
+        let state = &mut *self.state();
         state.index.seal(number, lines);
-        state.active = Arc::new(next);
+        state.active = Arc::new(next.file);
+        state.sizes.set(number, size);
+        state.sizes.set_active(next.length);
     }
 
-    /// These records are durable. Returns the new offset of each attempt.
-    fn publish(&self, records: &[(AttemptId, Extent)]) -> Vec<(AttemptId, u64)> {
+    /// These records are durable, and the active segment has this length. Returns the new offset of each attempt.
+    fn publish(&self, records: &[(AttemptId, Extent)], length: u64) -> Vec<(AttemptId, u64)> {
         let state = &mut *self.state();
+        state.sizes.set_active(length);
         let mut stored = Vec::new();
         for group in records.chunk_by(|left, right| left.0 == right.0) {
             for &(attempt, extent) in group {

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 use muster_proto::AttemptId;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::{
     Error, Piece, Shared,
@@ -82,6 +82,8 @@ impl Shared {
 
     /// The record with the byte at this offset. A segment that was opened is kept in `opened` for the next call.
     fn find(&self, attempt: AttemptId, offset: u64, opened: &mut Option<Sealed>) -> Result<Found, Error> {
+        // Files are opened as they are when their place is looked up; what becomes of them then is no matter.
+        let changes = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let (place, active) = {
             let state = self.state();
             (state.index.find(attempt, offset), Arc::clone(&state.active))
@@ -89,12 +91,14 @@ impl Shared {
         let failed = |source| Error::Io { path: self.dir.clone(), source };
         let (extent, output) = match place {
             Place::End => return Ok(Found::End),
+            Place::Removed => return Err(Error::Removed),
             Place::Hole(to) => return Ok(Found::Damage(to)),
             Place::Active(extent) => (extent, segment::read_record(&active, attempt, &extent)),
             Place::Sealed(piece) => {
-                if opened.as_ref().is_none_or(|sealed| sealed.number != piece.segment) {
-                    *opened = Some(Sealed::open(&self.dir, piece.segment)?);
+                if opened.as_ref().is_none_or(|sealed| !sealed.is(piece.segment, *changes)) {
+                    *opened = Some(Sealed::open(&self.dir, piece.segment, *changes)?);
                 }
+                drop(changes);
                 let Some(sealed) = opened else { return Ok(Found::End) };
                 match sealed.find(attempt, &piece, offset).map_err(failed)? {
                     Ok(extent) => (extent, segment::read_record(&sealed.log, attempt, &extent)),

@@ -173,6 +173,15 @@ pub(super) struct Scan {
     pub(super) latest: u64,
 }
 
+impl Scan {
+    /// Where the last segment ends that a crash has torn; `None`: it ends with its last record. What a crash left of
+    /// the last group can be anything, so whatever follows its first gap was never told to be stored. What is damaged
+    /// before it was synced, and broke later.
+    pub(super) fn torn_from(&self) -> Option<usize> {
+        self.damaged.iter().find(|range| range.start >= self.synced).map(|range| range.start)
+    }
+}
+
 /// Reads all records of a segment of less than 4 GiB. After damage it goes on at the next good record.
 pub(super) fn scan(segment: &[u8]) -> Scan {
     let mut found = Scan::default();

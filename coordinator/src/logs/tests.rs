@@ -1,5 +1,8 @@
 //! What callers of the logs were promised, over restarts, crashes and damage.
 
+mod checking;
+mod removing;
+
 use std::{
     collections::HashMap,
     fs::{self, OpenOptions},

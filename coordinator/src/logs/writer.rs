@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::{
     Error, Shared,
     record::{self, Extent, HEADER, MAX_OUTPUT},
-    segment::{self, Active, failed},
+    segment::{self, failed},
+    sizes::Size,
 };
 
 /// Output that waits to be written.
@@ -71,7 +72,7 @@ impl<F: Fn(AttemptId, u64), C: Fn() -> u64> Writer<F, C> {
         written.map_err(failed(&segment::log_path(&self.shared.dir, self.number)))?;
         self.length += buffer.len() as u64;
         drop(buffer);
-        let stored = self.shared.publish(&records);
+        let stored = self.shared.publish(&records, self.length);
         self.shared.room.add_permits(room);
         for (attempt, offset) in stored {
             (self.on_stored)(attempt, offset);
@@ -82,10 +83,11 @@ impl<F: Fn(AttemptId, u64), C: Fn() -> u64> Writer<F, C> {
     /// Everything in the old segment is synced already.
     fn rotate(&mut self) -> Result<(), Error> {
         let lines = self.shared.lines();
-        segment::write_index(&self.shared.dir, self.number, self.length, &lines)?;
-        let Active { number, file, length, .. } = segment::create(&self.shared.dir, self.number + 1)?;
-        self.shared.seal(self.number, &lines, file);
-        (self.number, self.length) = (number, length);
+        let index = segment::write_index(&self.shared.dir, self.number, self.length, &lines)?;
+        let next = segment::create(&self.shared.dir, self.number + 1)?;
+        let sealed = (self.number, Size { log: self.length, index });
+        (self.number, self.length) = (next.number, next.length);
+        self.shared.seal(sealed, &lines, next);
         Ok(())
     }
 }
