@@ -222,9 +222,9 @@ impl Io {
         });
     }
 
-    /// Removes what is painted until the next painting, and prints what still waits.
-    pub fn clear_screen(&self) {
-        self.change_screen(|screen| screen.paint(Vec::new()));
+    /// Removes what is painted until [`Self::touch_screen`], and prints what still waits.
+    pub fn pause_screen(&self) {
+        self.change_screen(Screen::pause);
     }
 
     /// Removes what is painted, for good, and prints what still waits.

@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
 
 async fn execute_until_interrupted(start: Start) -> Exit {
     let Start { cli, io, pager } = start;
-    let context = Context { io, url: cli.coordinator.clone(), patience: Patience::default() };
+    let context = Context { io, url: client::with_scheme(&cli.coordinator), patience: Patience::default() };
     // `run` owns tasks that cost money and ends them itself; every other command only looks on.
     if matches!(cli.command, Command::Run(_)) {
         return execute(cli, context).await;

@@ -228,8 +228,7 @@ async fn watch_survives_a_coordinator_that_vanishes_and_gives_up_on_one_that_sta
     let snapshot = || change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]);
     fake.state.watches.lock().unwrap().push_back(vec![snapshot(), Step::Hang]);
     let (out, err) = (Buffer::default(), Buffer::default());
-    let mut waiting = context(&fake.url(), Box::new(out.clone()), &err);
-    waiting.patience.give_up = DEADLINE;
+    let waiting = context(&fake.url(), Box::new(out.clone()), &err);
     let watching = tokio::spawn(async move { execute(&["watch", "b1"], waiting).await });
     wait_until(|| out.text().contains("task 1 running")).await;
     drop(fake);
@@ -240,7 +239,8 @@ async fn watch_survives_a_coordinator_that_vanishes_and_gives_up_on_one_that_sta
 
     fake.state.watches.lock().unwrap().push_back(vec![snapshot(), Step::Hang]);
     let (out, err) = (Buffer::default(), Buffer::default());
-    let waiting = context(&fake.url(), Box::new(out.clone()), &err);
+    let mut waiting = context(&fake.url(), Box::new(out.clone()), &err);
+    waiting.patience.give_up = std::time::Duration::from_millis(400);
     let watching = tokio::spawn(async move { execute(&["watch", "b1"], waiting).await });
     wait_until(|| out.text().contains("task 1 running")).await;
     drop(fake);

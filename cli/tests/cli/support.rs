@@ -388,11 +388,8 @@ pub(crate) struct Printed {
 
 /// A context that prints into buffers and waits in milliseconds.
 pub(crate) fn context(url: &str, out: Box<dyn Write + Send>, err: &Buffer) -> Context {
-    let patience = Patience {
-        first: Duration::from_millis(5),
-        longest: Duration::from_millis(50),
-        give_up: Duration::from_millis(400),
-    };
+    let patience =
+        Patience { first: Duration::from_millis(5), longest: Duration::from_millis(50), give_up: DEADLINE };
     Context { io: Io::new(out, Box::new(err.clone()), false), url: url.to_owned(), patience }
 }
 
