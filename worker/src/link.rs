@@ -138,11 +138,7 @@ pub(crate) async fn run(
             }
             Ok(Over::Replaced) => {
                 version = VERSION;
-                if !link.was_up {
-                    continue;
-                }
-                link.wait = Duration::ZERO;
-                "it was idle and of another release, and is replaced".to_owned()
+                continue;
             }
             Ok(Over::Closed) => "the runner's connection was closed".to_owned(),
             Err(Broken::Io(error)) => error.to_string(),
@@ -233,6 +229,10 @@ impl Link {
         let in_session = self.launch.in_session.clone();
         if connection.pass(queue, &self.events, in_session, &self.stop, replace).await? {
             self.may_replace = false;
+            let why = "it is idle and of another release, and is replaced".to_owned();
+            if self.events.send(LinkEvent::Down(why)).await.is_err() {
+                return Ok(Over::Closed);
+            }
             return connection.replace(&self.launch.work_dir).await;
         }
         Ok(Over::Closed)
