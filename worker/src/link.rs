@@ -395,7 +395,7 @@ impl Connection {
             self.writer.write_all(&self.out[self.sent..]).await?;
             while self.reader.next().await?.is_some() {}
             // It has closed its connections, and is about to remove its socket.
-            while Path::new("/proc").join(self.pid.to_string()).exists() {
+            while is_alive(self.pid) {
                 tokio::time::sleep(EXIT_LOOK).await;
             }
             Ok::<_, io::Error>(())
@@ -408,6 +408,12 @@ impl Connection {
 
 fn line(message: &ToRunner) -> io::Result<Vec<u8>> {
     protocol::encode(message).map_err(io::Error::other)
+}
+
+/// Whether a process has not ended. One that only waits to be reaped has.
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
 }
 
 /// Never, where there is no such time.

@@ -157,14 +157,20 @@ async fn a_task_runs_from_offer_to_acknowledgement_and_the_worker_leaves() {
     let ended = session.ended(7).await;
     assert_eq!(ended.outcome, Some(Outcome::ExitCode(3)));
     assert_eq!((ended.pid, &ended.output_path), (started.pid, &started.output_path));
-    assert_eq!(ended.log_size, ended.inline_log.len() as u64);
+    // On a busy machine it takes long enough that its first lines are sent before its end.
+    let log = if ended.inline_log.is_empty() {
+        coordinator.stored(7, usize::try_from(ended.log_size).unwrap()).await
+    } else {
+        ended.inline_log.to_vec()
+    };
+    assert_eq!(ended.log_size, log.len() as u64);
     let pwd = outputs(&dir);
     let pwd = pwd.display();
     let expected = format!(
         "4 --output --prompt a cat\nBIZYAIR_API_KEY=secret\nBIZYAIR_DISABLE_RUNTIME_STATE=1\nMUSTER_ATTEMPT=1\n\
          MUSTER_BATCH_ID=b1\nMUSTER_OUTPUT_DIR={pwd}\nMUSTER_TASK_INDEX=7\n{pwd}\n"
     );
-    assert_eq!(String::from_utf8_lossy(&ended.inline_log), expected);
+    assert_eq!(String::from_utf8_lossy(&log), expected);
     assert_eq!(fs::read_to_string(output_path).unwrap(), "picture\n");
 
     worker.ask.send_replace(Shutdown::Drain);
