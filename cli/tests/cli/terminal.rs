@@ -56,7 +56,8 @@ impl Terminal {
             while let Ok(count @ 1..) = output.read(&mut buffer) {
                 for byte in &buffer[..count] {
                     // The first byte of the sequence comes only once in it.
-                    cleared = if *byte == CLEAR[cleared] { cleared + 1 } else { usize::from(*byte == CLEAR[0]) };
+                    cleared =
+                        if *byte == CLEAR[cleared] { cleared + 1 } else { usize::from(*byte == CLEAR[0]) };
                     if cleared == CLEAR.len() {
                         counted.fetch_add(1, Ordering::Relaxed);
                         cleared = 0;
