@@ -1,6 +1,9 @@
 //! The live view of large batches: what the screen shows, how often it is painted, and what memory it takes.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use muster_proto::v1::{Batch, SchedulerStatus, TaskCounts, TaskStatus};
 
@@ -13,6 +16,8 @@ use crate::{
 /// Tasks of the large batch, and of one message.
 const LARGE: i32 = 100_000;
 const PAGE: i32 = 1_000;
+/// As many end before the test looks again.
+const PART: i32 = 10_000;
 /// What the view may take for it, MiB: the program with what it needs in a debug build, and a few dozen bytes a task.
 const MAX_MEMORY_MIB: u64 = 96;
 /// Between two paintings.
@@ -46,19 +51,19 @@ fn bars(text: &str) -> usize {
 #[test]
 fn a_batch_of_100_000_tasks_is_a_bar_and_counts_painted_now_and_then_in_little_memory() {
     let fake = Fake::start();
-    let (start, started) = gate();
-    let (end, ending) = gate();
     let mut steps = Vec::new();
     for first in (1..=LARGE).step_by(PAGE as usize) {
         let tasks = (first..first + PAGE).map(|index| task(index, TaskStatus::Queued)).collect();
         steps.push(change("l", 1, batch_of(TaskCounts { queued: LARGE, ..TaskCounts::default() }), tasks));
     }
-    steps.push(started);
-    let mut ending = Some(ending);
+    // Let go on one after the other, so that no single wait is for all of it. The last page has one of its own.
+    let mut gates = VecDeque::new();
     for first in (1..=LARGE).step_by(PAGE as usize) {
         let completed = first + PAGE - 1;
-        if completed == LARGE {
-            steps.extend(ending.take());
+        if first % PART == 1 || completed == LARGE {
+            let (open, wait) = gate();
+            gates.push_back(open);
+            steps.push(wait);
         }
         let counts = TaskCounts { queued: LARGE - completed, completed, ..TaskCounts::default() };
         let tasks = (first..first + PAGE).map(|index| task(index, TaskStatus::Completed)).collect();
@@ -70,13 +75,17 @@ fn a_batch_of_100_000_tasks_is_a_bar_and_counts_painted_now_and_then_in_little_m
     let mut watch = terminal.spawn(&mut muster(&fake.url(), &["watch", "b1"]));
     let text = terminal.wait_for_text("100000 queued");
     assert!(text.contains("batch b1: 100000 tasks") && bars(&text) == 1, "{text}");
-    drop(start);
-    let text = terminal.wait_for_text("99000/100000");
+    for completed in (PART..LARGE).step_by(PART as usize) {
+        drop(gates.pop_front());
+        terminal.wait_for_text(&format!(" {completed}/100000"));
+    }
+    drop(gates.pop_front());
+    let text = terminal.wait_for_text(" 99000/100000");
     assert_eq!(bars(&text), 1, "{text}");
     assert!(text.contains("1000 queued"), "{text}");
     assert_painted_at_most_ten_times_a_second(&terminal, begun);
     assert_memory_is_bounded(&watch);
-    drop(end);
+    drop(gates);
     assert_eq!(watch.code(), Some(0));
     let text = terminal.wait_for_text("100000 of 100000 tasks completed");
     assert_eq!(bars(&text), 0, "nothing of the view is left: {text}");
