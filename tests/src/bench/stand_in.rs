@@ -7,9 +7,16 @@ use bytes::Bytes;
 use muster_proto::v1::{
     Accepted, AttachRequest, Attempt, Ended, Held, HeldPhase, Hello, Started, WorkerHeartbeat,
     attach_request::Message as Say, attach_response::Message as Hear, ended::Outcome,
+    worker_service_client::WorkerServiceClient,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::sleep,
+};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use crate::Cluster;
 
@@ -18,12 +25,38 @@ const WAITING_MESSAGES: usize = 4_096;
 
 /// A connected stand-in, until it is dropped.
 pub struct StandIn {
-    session: JoinHandle<()>,
+    session: AbortHandle,
+    /// Dropped to end its thread.
+    _over: oneshot::Sender<()>,
 }
 
 impl StandIn {
     /// Connects. Each task takes so long and prints `output`.
     pub async fn attach(cluster: &Cluster, slots: u32, task_time: Duration, output: &'static str) -> Self {
+        // A thread of its own, so that nothing else that the scenario does holds it up.
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        let (over, is_over) = oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            // Ends with the sender.
+            let _ = runtime.block_on(is_over);
+        });
+        let client = {
+            // Its connection belongs to that thread too.
+            let _entered = handle.enter();
+            cluster.worker_service()
+        };
+        let attaching = handle.spawn(Self::connect(client, slots, task_time, output));
+        let session = attaching.await.expect("the stand-in connects");
+        Self { session, _over: over }
+    }
+
+    async fn connect(
+        mut client: WorkerServiceClient<Channel>,
+        slots: u32,
+        task_time: Duration,
+        output: &'static str,
+    ) -> AbortHandle {
         let (say, messages) = mpsc::channel(WAITING_MESSAGES);
         let hello = Hello {
             protocol: 1,
@@ -35,7 +68,7 @@ impl StandIn {
             ..Default::default()
         };
         send(&say, Say::Hello(hello)).await;
-        let attached = cluster.worker_service().attach(ReceiverStream::new(messages)).await;
+        let attached = client.attach(ReceiverStream::new(messages)).await;
         let mut hear = attached.expect("the coordinator takes the stand-in").into_inner();
         let first = hear.message().await.expect("a session").and_then(|message| message.message);
         let Some(Hear::Welcome(welcome)) = first else {
@@ -71,7 +104,7 @@ impl StandIn {
                 }
             }
         });
-        Self { session }
+        session.abort_handle()
     }
 }
 
