@@ -68,7 +68,7 @@ pub(crate) async fn watch_batch(
         let end = tokio::select! {
             () = sender.closed() => return,
             () = stopping.cancelled() => Err(status::shutting_down()),
-            end = following.to_the_end(&context, &sender) => end,
+            end = following.until_the_end(&context, &sender) => end,
         };
         if let Err(end) = end {
             // A client that has gone wants no reason.
@@ -92,7 +92,7 @@ struct Following {
 
 impl Following {
     /// Sends what changed until the batch has ended.
-    async fn to_the_end(&mut self, context: &Context, sender: &Sender) -> Result<(), Status> {
+    async fn until_the_end(&mut self, context: &Context, sender: &Sender) -> Result<(), Status> {
         loop {
             // Seen before it is read: what is published from here on wakes us again.
             self.known = self.known.max(*self.changes.borrow_and_update());
