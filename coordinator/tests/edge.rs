@@ -273,7 +273,12 @@ async fn output_is_tailed_from_a_time_on() {
         v1::TailLogsRequest { batch_id: batch.batch_id.clone(), task_index: 1, ..Default::default() };
     let mut times = Vec::new();
     for (offset, data) in [(0, &b"old\n"[..]), (4, b"new\n")] {
-        let chunk = v1::PushLogsRequest { attempt: Some(attempt), offset, data: data.to_vec().into() };
+        let chunk = v1::PushLogsRequest {
+            attempt: Some(attempt),
+            offset,
+            data: data.to_vec().into(),
+            instance_id: Worker::hello("w1").instance_id,
+        };
         push.send(chunk).await.unwrap();
         while soon("an acknowledgement", acks.message()).await.unwrap().unwrap().stored < offset + 4 {}
         let tail = site.tail(v1::TailLogsRequest { offset: offset as i64, ..request.clone() }).await.unwrap();
@@ -313,6 +318,7 @@ async fn output_is_acknowledged_when_stored_and_a_gap_is_sent_again() {
         attempt: Some(attempt),
         offset,
         data: data.into(),
+        instance_id: Worker::hello("w1").instance_id,
     };
     let foreign = v1::Attempt { life: attempt.life ^ 1, ..attempt };
     push.send(v1::PushLogsRequest { attempt: Some(foreign), ..chunk(0, b"x") }).await.unwrap();
@@ -360,6 +366,46 @@ async fn output_is_acknowledged_when_stored_and_a_gap_is_sent_again() {
     push.send(v1::PushLogsRequest { attempt: None, ..chunk(0, b"x") }).await.unwrap();
     let refused = soon("the refusal", acks.message()).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+    site.running.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_taken_only_from_the_worker_that_has_the_attempt() {
+    let site = Site::start().await;
+    let batch = site.batch(1).await;
+    let mut worker = Worker::attach(&site, Worker::hello("w1")).await.unwrap();
+    let attempt = worker.start().await;
+    let other = Worker::attach(&site, Worker::hello("v2")).await.unwrap();
+    let chunk = |of: &str, offset, data: &'static [u8]| v1::PushLogsRequest {
+        attempt: Some(attempt),
+        offset,
+        data: data.into(),
+        instance_id: of.to_owned(),
+    };
+    let [mine, theirs] = ["w1", "v2"].map(|name| Worker::hello(name).instance_id);
+    // Nor with a result of its own for it.
+    other.end(attempt, 0, b"forged").await;
+    let (push, mut acks) = other.push().await;
+    push.send(chunk(&theirs, 0, b"forged")).await.unwrap();
+    drop(push);
+    let end = soon("the end", acks.message()).await;
+    assert!(matches!(end, Ok(None)), "read, and nothing acknowledged: {end:?}");
+
+    let (push, mut acks) = worker.push().await;
+    push.send(chunk(&mine.to_ascii_uppercase(), 0, b"true")).await.unwrap();
+    while soon("an acknowledgement", acks.message()).await.unwrap().unwrap().stored < 4 {}
+    worker.end(attempt, 0, b"true").await;
+    worker.acknowledged(attempt).await;
+    let request = v1::TailLogsRequest { batch_id: batch.batch_id, task_index: 1, ..Default::default() };
+    assert_eq!(text(&site.tail(request).await.unwrap()), "true");
+
+    push.send(chunk(&theirs, 4, b"x")).await.unwrap();
+    let refused = soon("the refusal", acks.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "a stream is one worker's");
+    let (push, mut acks) = worker.push().await;
+    push.send(chunk("", 0, b"x")).await.unwrap();
+    let refused = soon("the refusal", acks.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "and says whose");
     site.running.shutdown().await.unwrap();
 }
 

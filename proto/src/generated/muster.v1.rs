@@ -3302,6 +3302,10 @@ pub struct PushLogsRequest {
     /// 1 byte to 256 KiB.
     #[prost(bytes = "bytes", tag = "3")]
     pub data: ::prost::bytes::Bytes,
+    /// The worker's, as in its hello. Output of a task's newest attempt is taken only from the worker that the attempt was
+    /// offered to; other workers' is passed over without an answer.
+    #[prost(string, tag = "4")]
+    pub instance_id: ::prost::alloc::string::String,
 }
 /// Output stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

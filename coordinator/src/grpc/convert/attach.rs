@@ -62,9 +62,7 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
             format!("must have 1 to {MAX_NAME_CHARS} letters, digits, dots, dashes or underscores"),
         );
     }
-    if wire.instance_id.len() != 32 || !wire.instance_id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return bad("instance_id", "must be 32 hexadecimal digits".to_owned());
-    }
+    let instance = instance("hello.instance_id", &wire.instance_id)?;
     if wire.boot_id.is_empty() || wire.boot_id.len() > MAX_LABEL_BYTES {
         return bad("boot_id", format!("must have 1 to {MAX_LABEL_BYTES} bytes"));
     }
@@ -83,7 +81,7 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
         return bad("version", format!("is longer than {MAX_LABEL_BYTES} bytes"));
     }
     Ok(Hello {
-        worker: WorkerRef { instance: InstanceId(wire.instance_id.to_ascii_lowercase()), name: wire.name },
+        worker: WorkerRef { instance, name: wire.name },
         boot_id: wire.boot_id,
         connection: wire.connection,
         slots: wire.slots,
@@ -92,6 +90,14 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
         held: held("hello.held", wire.held)?,
         draining: wire.draining,
     })
+}
+
+/// A worker's instance id.
+pub(crate) fn instance(field: &str, wire: &str) -> Result<InstanceId, Violation> {
+    if wire.len() != 32 || !wire.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Violation::new(field, "must be 32 hexadecimal digits"));
+    }
+    Ok(InstanceId(wire.to_ascii_lowercase()))
 }
 
 /// What a worker says after its hello, with the output that rides in a result.
