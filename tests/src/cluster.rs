@@ -130,6 +130,13 @@ impl Cluster {
         self.coordinator = Some(child);
     }
 
+    /// Puts another folder in the place of the data; the coordinator must not run.
+    pub fn replace_data(&self, with: &Path) {
+        assert!(self.coordinator.is_none(), "the coordinator runs");
+        fs::remove_dir_all(self.data_dir()).expect("our own folder");
+        fs::rename(with, self.data_dir()).expect("our own folder");
+    }
+
     /// Kills the coordinator: it gets no chance to tidy up.
     pub async fn kill_coordinator(&mut self) {
         let mut child = self.coordinator.take().expect("the coordinator runs");

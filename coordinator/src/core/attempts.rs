@@ -66,6 +66,10 @@ impl Machine {
         id: AttemptId,
         started: Option<Started>,
     ) {
+        if id.life != self.life {
+            // Its verdict was given with the welcome.
+            return;
+        }
         let Some(live) = self.current(id, instance) else {
             return turn.send(session, ToWorker::Stop { attempt: id, grace_ms: super::DEFAULT_GRACE_MS });
         };
@@ -145,10 +149,6 @@ impl Machine {
         ended: Ended,
         facts: Facts,
     ) {
-        if id.life != self.life {
-            // Numbered by another store: nothing here knows it, and it must not be kept for ever.
-            return turn.send(session, ToWorker::Acknowledged(id));
-        }
         let stored = facts.log_stored;
         let Some(live) = self.current(id, instance) else {
             return self.on_late(turn, session, instance, id, ended, &facts);
@@ -341,8 +341,9 @@ impl Machine {
         facts: &Facts,
     ) {
         let row = facts.attempts.get(&id);
-        // Given up without knowing how it ended: that is the only row which a late result adds to.
-        let given_up = row.is_some_and(AttemptRow::is_given_up);
+        // Given up without knowing how it ended: that is the only row which a late result adds to. One of another
+        // life need not have a row: it was handed out after the copy was taken that this data began as.
+        let given_up = row.map_or(id.life != self.life, AttemptRow::is_given_up);
         let (true, Some(stored)) = (given_up, facts.tasks.get(&(id.batch, id.task))) else {
             // Recorded before (its acknowledgement was lost), or about nothing that was ever handed out.
             return turn.send(session, ToWorker::Acknowledged(id));

@@ -167,8 +167,10 @@ impl Machine {
             Event::Retry(_, retry) => batch_and_request(retry.batch, &retry.request),
             Event::Release(_, release) => batch_and_request(release.batch, &release.request),
             Event::Hello(_, _, hello) => {
-                needs.attempts =
-                    hello.held.iter().map(|(id, _)| *id).filter(|id| self.is_past(*id)).collect();
+                let held = hello.held.iter().map(|(id, _)| *id);
+                needs.attempts = held.clone().filter(|id| self.is_past(*id)).collect();
+                // Whether an attempt of another life is of a task that is known here.
+                needs.tasks = held.filter(|id| id.life != self.life).map(|id| (id.batch, id.task)).collect();
             }
             Event::Worker(_, FromWorker::Ended(id, _)) if self.is_past(*id) => {
                 needs.attempts.push(*id);
@@ -262,8 +264,8 @@ impl Machine {
 
     /// The attempt is not one that runs or may run.
     fn is_past(&self, id: AttemptId) -> bool {
-        id.life == self.life
-            && self.batches.get(&id.batch).is_none_or(|live| live.active(id.task, id.attempt).is_none())
+        id.life != self.life
+            || self.batches.get(&id.batch).is_none_or(|live| live.active(id.task, id.attempt).is_none())
     }
 
     fn on_submit(&mut self, turn: &mut Turn, reply: ReplyId, submit: Submit, facts: &Facts) {

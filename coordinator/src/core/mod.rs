@@ -28,6 +28,7 @@ pub mod payload;
 pub mod plan;
 pub mod policy;
 pub mod refusal;
+pub mod renewal;
 pub mod run_mode;
 mod schedule;
 mod sessions;

@@ -2,7 +2,7 @@
 //!
 //! Knows no sessions: the stream is a connection of its own, and a byte's place is named by its attempt and
 //! offset. What was stored before is passed over, so that sending again does no harm. Attempts that nobody
-//! could ask for (of another life, never handed out) are passed over without an acknowledgement: a worker that
+//! could ask for (of a task that is not known here, never handed out) are passed over without an acknowledgement: a worker that
 //! holds such a one is told to forget it in its session.
 
 use std::{
@@ -159,13 +159,11 @@ impl Pushes {
         Ok(true)
     }
 
-    /// Whether the attempt was ever handed out.
+    /// Whether the attempt was ever handed out, here or by the coordinator whose data this is a copy of.
     async fn wanted(&self, attempt: AttemptId) -> Result<bool, Status> {
-        if attempt.life != self.context.life {
-            return Ok(false);
-        }
         let task = self.context.read(move |reader| reader.task(attempt.batch, attempt.task)).await?;
-        Ok(task.is_some_and(|task| attempt.attempt <= task.state.attempt))
+        let foreign = attempt.life != self.context.life;
+        Ok(task.is_some_and(|task| foreign || attempt.attempt <= task.state.attempt))
     }
 
     /// The worker sends no more: what it sent is acknowledged still.

@@ -163,8 +163,11 @@ async fn listen(
 async fn store_inline(context: &Context, said: &FromWorker, log: Bytes) -> Result<(), Status> {
     let FromWorker::Ended(attempt, _) = said else { return Ok(()) };
     if attempt.life != context.life {
-        // Nobody could ever ask for it.
-        return Ok(());
+        let key = (attempt.batch, attempt.task);
+        if context.read(move |reader| reader.task(key.0, key.1)).await?.is_none() {
+            // Nobody could ever ask for it.
+            return Ok(());
+        }
     }
     let appended = context.logs.append(*attempt, 0, log).await;
     appended.map_err(|error| status::append(&error))

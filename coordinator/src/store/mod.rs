@@ -5,7 +5,7 @@
 
 pub mod sqlite;
 
-use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
+use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 
 use crate::core::{
     event::Change,
@@ -134,6 +134,9 @@ pub trait Reader: Send + Sync {
     ) -> Result<Option<Page>, Error>;
     /// One task. `None`: no such batch or task.
     fn task(&self, batch: BatchId, index: TaskIndex) -> Result<Option<TaskView>, Error>;
+    /// The life in which the attempt of this number has ended: this store's where it has a row of its own, else
+    /// the one that the data had before. `None`: there is no row.
+    fn attempt_life(&self, task: TaskKey, attempt: AttemptNo) -> Result<Option<LifeId>, Error>;
     /// The row of an ended attempt.
     fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error>;
     /// What is remembered of a request id.

@@ -16,6 +16,7 @@ mod policy;
 mod prefill;
 mod readme;
 mod restart;
+mod restore;
 mod secret;
 mod submit_run;
 

@@ -3,6 +3,7 @@
 //! A commit is one transaction that is synced to the disk before it returns. The writing connection is the
 //! only one that checkpoints. Log bytes are not kept here.
 
+mod life;
 mod read;
 mod rows;
 mod schema;
@@ -67,19 +68,6 @@ impl SqliteStore {
         self.restart_at = if busy { length.saturating_add(limit / 4) } else { limit };
         Ok(())
     }
-
-    fn complete(&self, view: BatchView) -> Result<LoadedBatch, Error> {
-        let BatchView { head, state } = view;
-        let sql = format!("SELECT {} FROM tasks WHERE batch = ?1 ORDER BY idx", rows::TASK);
-        let key = params![rows::batch_key(head.id)];
-        let tasks = collect(&mut self.connection.prepare_cached(&sql)?, key, |row| rows::task(head.id, row))?;
-        let in_place =
-            tasks.iter().zip(1..=head.task_count).all(|((index, _), expected)| index.0 == expected);
-        if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
-            return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
-        }
-        Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
-    }
 }
 
 impl Store for SqliteStore {
@@ -88,9 +76,7 @@ impl Store for SqliteStore {
     }
 
     fn load_unfinished(&mut self) -> Result<Vec<LoadedBatch>, Error> {
-        let sql = format!("SELECT {} FROM batches WHERE status IN (0, 1) ORDER BY id", rows::BATCH);
-        let views = collect(&mut self.connection.prepare_cached(&sql)?, [], rows::batch)?;
-        views.into_iter().map(|view| self.complete(view)).collect()
+        load_unfinished(&self.connection)
     }
 
     fn load_workers(&mut self) -> Result<Vec<WorkerRow>, Error> {
@@ -100,7 +86,7 @@ impl Store for SqliteStore {
     }
 
     fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error> {
-        read_batch(&self.connection, batch)?.map(|view| self.complete(view)).transpose()
+        read_batch(&self.connection, batch)?.map(|view| complete(&self.connection, view)).transpose()
     }
 
     fn load_task(&mut self, (batch, index): TaskKey) -> Result<Option<(BatchState, TaskState)>, Error> {
@@ -156,6 +142,25 @@ impl Store for SqliteStore {
             Error::Failed(format!("a commit failed: {error}"))
         })
     }
+}
+
+/// Every batch that has not ended, oldest first.
+fn load_unfinished(connection: &Connection) -> Result<Vec<LoadedBatch>, Error> {
+    let sql = format!("SELECT {} FROM batches WHERE status IN (0, 1) ORDER BY id", rows::BATCH);
+    let views = collect(&mut connection.prepare_cached(&sql)?, [], rows::batch)?;
+    views.into_iter().map(|view| complete(connection, view)).collect()
+}
+
+fn complete(connection: &Connection, view: BatchView) -> Result<LoadedBatch, Error> {
+    let BatchView { head, state } = view;
+    let sql = format!("SELECT {} FROM tasks WHERE batch = ?1 ORDER BY idx", rows::TASK);
+    let key = params![rows::batch_key(head.id)];
+    let tasks = collect(&mut connection.prepare_cached(&sql)?, key, |row| rows::task(head.id, row))?;
+    let in_place = tasks.iter().zip(1..=head.task_count).all(|((index, _), expected)| index.0 == expected);
+    if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
+        return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
+    }
+    Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
 }
 
 impl From<rusqlite::Error> for Error {

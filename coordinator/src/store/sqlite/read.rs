@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
+use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     rows,
     schema::Folder,
 };
-use crate::core::model::{AttemptRow, RequestRecord, Revision};
+use crate::core::model::{AttemptRow, RequestRecord, Revision, TaskKey};
 
 /// Readings that go on at the same time; further ones wait. Each has a page cache of about 2 MiB.
 pub const READ_CONNECTIONS: usize = 4;
@@ -126,6 +126,17 @@ impl Reader for SqliteReader {
             )?;
             add_late(connection, batch, &mut tasks)?;
             Ok(tasks.pop())
+        })
+    }
+
+    fn attempt_life(&self, (batch, task): TaskKey, attempt: AttemptNo) -> Result<Option<LifeId>, Error> {
+        self.snapshot(|connection| {
+            let sql = "SELECT life FROM attempts WHERE batch = ?1 AND idx = ?2 AND attempt = ?3 \
+                       ORDER BY life = ?4 DESC, late LIMIT 1";
+            let key = params![rows::batch_key(batch), task.0, attempt.0, self.life.0.cast_signed()];
+            let mut statement = connection.prepare_cached(sql)?;
+            let life = statement.query_row(key, |row| row.get::<_, i64>(0)).optional()?;
+            Ok(life.map(|life| LifeId(life.cast_unsigned())))
         })
     }
 

@@ -12,7 +12,7 @@ use muster_proto::LifeId;
 use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, types::FromSql};
 
-use super::super::Error;
+use super::{super::Error, life};
 
 const DATABASE: &str = "muster.db";
 const LOCK: &str = "coordinator.lock";
@@ -225,10 +225,8 @@ impl Folder {
             None => create(&mut connection)?,
             Some(version) => upgrade(&mut connection, version)?,
         }
-        let life = connection
-            .query_row("SELECT life_id FROM meta", [], |row| row.get::<_, i64>(0))
-            .map_err(|error| Error::Corrupt(format!("its life id: {error}")))?;
-        Ok((connection, LifeId(life.cast_unsigned())))
+        let life = life::settle(&mut connection, &self.database)?;
+        Ok((connection, life))
     }
 
     /// A connection that can only read.
@@ -320,11 +318,10 @@ fn set<V: FromSql + PartialEq>(
 
 /// All or nothing: a crash leaves an empty database, which is made anew.
 fn create(connection: &mut Connection) -> Result<(), Error> {
-    let mut life = [0; 8];
-    getrandom::fill(&mut life).map_err(|error| Error::Failed(format!("no random bytes: {error}")))?;
+    let life = life::draw()?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
-    transaction.execute("INSERT INTO meta (one, life_id) VALUES (1, ?1)", [i64::from_le_bytes(life)])?;
+    transaction.execute("INSERT INTO meta (one, life_id) VALUES (1, ?1)", [life.0.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
