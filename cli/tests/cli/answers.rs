@@ -145,6 +145,7 @@ async fn commands_print_nothing_where_only_the_exit_code_is_wanted() {
         (&["limits"], 0),
         (&["cancel", "b1"], 0),
         (&["retry", "b1"], 0),
+        (&["release", "b1"], 0),
         (&["drain", "w"], 0),
     ] {
         let printed = fake.muster(&[line, &["--output", "none"]].concat()).await;
