@@ -8,6 +8,7 @@ mod cards;
 mod chaos;
 mod command;
 mod explain;
+mod first_steps;
 mod fleet;
 mod launch_failure;
 mod logs;
@@ -17,8 +18,10 @@ mod prefill;
 mod readme;
 mod restart;
 mod restore;
+mod run_killed;
 mod secret;
 mod submit_run;
+mod transcript;
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use super::event::{
 use super::gone::Fate;
 use super::start::to_key;
 use super::{Dispatcher, GRACE_MS, Leaving, MAX_HELD, Now, RunnerLink, WELCOME_MS};
-use crate::runner::protocol::ToRunner;
+use crate::runner::protocol::{PINGS_SINCE, StopCause, ToRunner};
 
 /// Heartbeats are never further apart or nearer together than this, whatever the coordinator says, milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
@@ -190,6 +190,7 @@ impl Dispatcher {
 
     /// Ends an attempt, or sees to it that it is never started.
     pub(super) fn stop(&mut self, id: AttemptId, grace_ms: u32) {
+        let message = self.stop_message(id, grace_ms);
         let Some(attempt) = self.attempts.get_mut(&id) else {
             match self.gone.fate(id) {
                 Some(Fate::Stored) => {}
@@ -198,7 +199,6 @@ impl Dispatcher {
             }
             return;
         };
-        let message = ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into() };
         match &mut attempt.phase {
             Phase::Accepted(_) => self.refuse(id, grace_ms),
             Phase::Starting { stop, .. } => {
@@ -218,6 +218,13 @@ impl Dispatcher {
             }
             Phase::Ended(_) => {}
         }
+    }
+
+    /// A stop for the runner, with its cause.
+    pub(super) fn stop_message(&self, id: AttemptId, grace_ms: u32) -> ToRunner {
+        let stopping = matches!(self.leaving, Leaving::Stop { .. });
+        let cause = if stopping { StopCause::WorkerStopped } else { StopCause::Requested };
+        ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into(), cause }
     }
 
     fn refuse(&mut self, id: AttemptId, grace_ms: u32) {
@@ -310,10 +317,17 @@ impl Dispatcher {
             }
             return;
         }
+        let is_limited = offer.time_limit_ms.is_some() || offer.stop_after_cut_off_ms.is_some();
         let refusal = match self.gone.fate(id) {
             Some(Fate::Stored) => return,
             Some(Fate::Refused) => Some("it was refused before"),
             None if self.leaving != Leaving::No => Some("the worker is draining"),
+            None if self.runner == RunnerLink::Silent => Some("the runner does not answer"),
+            // An offer that waits for a runner would take the place of work that others could do.
+            None if self.runner != RunnerLink::Up => Some("the runner is not connected"),
+            None if is_limited && self.runner_version < PINGS_SINCE => {
+                Some("the runner is of an older release, which knows no limits of time")
+            }
             None if self.busy >= self.slots => Some("no slot is free"),
             None if self.attempts.len() >= MAX_HELD => {
                 Some("too many results wait for their acknowledgement")
@@ -339,6 +353,7 @@ impl Dispatcher {
                     attempt: id,
                     outcome: Outcome::OutputRefused(refused.0),
                     stop_sent: false,
+                    stop_cause: None,
                     log_size: 0,
                     log_discarded: 0,
                     output_failed: String::new(),

@@ -45,7 +45,7 @@ pub const PUSH_AT_ONCE: u64 = 4 * 1024;
 /// How long new output waits to be pushed with what follows it, milliseconds.
 pub const PUSH_DELAY_MS: u64 = 50;
 /// From TERM to KILL where the coordinator does not say, milliseconds.
-pub const GRACE_MS: u32 = 10_000;
+pub const GRACE_MS: u32 = crate::runner::protocol::DEFAULT_GRACE_MS;
 /// How long a stopping worker waits, after the grace, for its results to be acknowledged, milliseconds.
 pub const STOP_REPORT_MS: u64 = 10_000;
 /// How long a session waits for its welcome, milliseconds.
@@ -69,6 +69,8 @@ pub struct Dispatcher {
     /// How many of them take a slot.
     busy: u32,
     runner: RunnerLink,
+    /// Which version of the protocol is spoken with it.
+    runner_version: u32,
     session: Session,
     leaving: Leaving,
     /// Attempts that were here lately.
@@ -86,6 +88,8 @@ enum RunnerLink {
     /// What it holds is not known yet, so that nothing can be said to the coordinator either.
     NeverUp,
     Up,
+    /// It is connected and does not answer: nothing new is taken.
+    Silent,
     Down,
 }
 
@@ -110,6 +114,7 @@ impl Dispatcher {
             attempts: BTreeMap::new(),
             busy: 0,
             runner: RunnerLink::NeverUp,
+            runner_version: 0,
             session: Session::Down,
             leaving: Leaving::No,
             gone: Gone::default(),
@@ -126,8 +131,18 @@ impl Dispatcher {
         }
         match event {
             Event::RunnerDown => {
-                if self.runner == RunnerLink::Up {
+                if self.is_runner_connected() {
                     self.runner = RunnerLink::Down;
+                }
+            }
+            Event::RunnerSilent => {
+                if self.runner == RunnerLink::Up {
+                    self.runner = RunnerLink::Silent;
+                }
+            }
+            Event::RunnerAnswers => {
+                if self.runner == RunnerLink::Silent {
+                    self.runner = RunnerLink::Up;
                 }
             }
             Event::Runner(message) => self.handle_runner(now, message),
@@ -144,7 +159,12 @@ impl Dispatcher {
                 }
             }
             Event::Stop => self.handle_stop_all(now),
+            // What is held is the runner's to keep, and the next process's to report.
+            Event::Leave => self.exit(Exit::Left),
             Event::Tick => {}
+        }
+        if self.leaving == Leaving::Left {
+            return std::mem::take(&mut self.effects);
         }
         self.keep_session_alive(now);
         self.announce_due(now);
@@ -196,6 +216,9 @@ impl Dispatcher {
             }
             self.effects.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
             self.exit(Exit::Done);
+        } else if overdue && self.attempts.is_empty() && self.runner != RunnerLink::NeverUp {
+            self.effects.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
+            self.exit(Exit::Done);
         } else if overdue {
             self.effects.push(Effect::Runner(ToRunner::Shutdown { grace_ms: 0 }));
             self.exit(Exit::Unreported(self.attempts.len()));
@@ -207,8 +230,12 @@ impl Dispatcher {
         self.effects.push(Effect::Exit(exit));
     }
 
+    fn is_runner_connected(&self) -> bool {
+        matches!(self.runner, RunnerLink::Up | RunnerLink::Silent)
+    }
+
     fn tell_runner(&mut self, message: ToRunner) {
-        if self.runner == RunnerLink::Up {
+        if self.is_runner_connected() {
             self.effects.push(Effect::Runner(message));
         }
     }
