@@ -383,7 +383,10 @@ pub enum Refused {
     #[error("request_id {0:?} was used before with other content; use a new one")]
     RequestIdReused(String),
     /// No such batch.
-    #[error("there is no batch {0}; `muster list` shows those that there are")]
+    #[error(
+        "there is no batch {0}; `muster list` shows those that there are, and ended ones may have been removed by \
+         the coordinator's retention"
+    )]
     UnknownBatch(BatchId),
     /// No such task.
     #[error("task_indexes: the batch has tasks 1 to {count}, not {index}")]

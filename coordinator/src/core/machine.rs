@@ -148,6 +148,11 @@ impl Machine {
         machine
     }
 
+    /// The batch is in memory: it has not ended.
+    pub fn is_unfinished(&self, batch: BatchId) -> bool {
+        self.batches.contains_key(&batch)
+    }
+
     /// When the next timer is due, in `Now::mono_ms`.
     pub fn next_deadline(&self) -> Option<u64> {
         if self.offers_left { Some(0) } else { self.timers.next() }

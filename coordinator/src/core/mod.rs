@@ -29,6 +29,7 @@ pub mod plan;
 pub mod policy;
 pub mod refusal;
 pub mod renewal;
+pub mod retention;
 pub mod run_mode;
 mod schedule;
 mod sessions;

@@ -17,7 +17,7 @@ use crate::{
             WorkerView,
         },
         explain::Explanation,
-        model::Revision,
+        model::{Revision, UnixMs},
         plan::TaskSpec,
     },
     secrets::Secret,
@@ -58,6 +58,8 @@ pub(super) enum Input {
     Worker(SessionId, FromWorker),
     Gone(SessionId),
     LogStored(AttemptId, u64),
+    Remove(BatchId, oneshot::Sender<bool>),
+    ForgetRequests(UnixMs, oneshot::Sender<bool>),
     Shutdown,
 }
 
@@ -203,6 +205,21 @@ impl Handle {
     /// Says that output is synced up to an offset. Called by the log writer's thread.
     pub fn log_stored_blocking(&self, attempt: AttemptId, offset: u64) -> Result<(), Stopped> {
         self.inputs.blocking_send(Input::LogStored(attempt, offset)).map_err(|_| Stopped)
+    }
+
+    /// Removes a slice of an ended batch from the store; true once nothing of it is left. One that has not ended
+    /// (it was retried meanwhile) is left alone, which is true at once.
+    pub async fn remove(&self, batch: BatchId) -> Result<bool, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.inputs.send(Input::Remove(batch, sender)).await.map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Forgets a slice of the requests that came before `before_ms` and whose batch is gone; true once none is left.
+    pub async fn forget_requests(&self, before_ms: UnixMs) -> Result<bool, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.inputs.send(Input::ForgetRequests(before_ms, sender)).await.map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
     }
 
     /// Asks the engine to stop after the group in flight. Sessions get a goodbye.

@@ -63,7 +63,8 @@ impl Outputs {
                 Event::Gone(session)
             }
             Input::LogStored(attempt, offset) => Event::LogStored(attempt, offset),
-            Input::Shutdown => return None,
+            // The engine has taken the removals out.
+            Input::Remove(..) | Input::ForgetRequests(..) | Input::Shutdown => return None,
         })
     }
 

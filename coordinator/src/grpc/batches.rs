@@ -223,6 +223,7 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
         let planned = plan(context, Arc::clone(&request), BatchId::new(0, 0), "").await?;
         return Ok(preview(context, planned));
     }
+    context.room_for(&request_id).await?;
     for _ in 0..BATCH_IDS {
         // Planned anew for each id: that is once in all but one of half a million calls.
         let id = match context.first_batch() {
@@ -373,6 +374,7 @@ async fn retry_batch(context: &Context, mut request: v1::RetryBatchRequest) -> R
     let policy = Arc::clone(&context.policy);
     let policy = context.compute(move || policy.read()).await?;
     let limits = RetryLimits { policy, approvals };
+    context.room_for(&request_id).await?;
     let request = once("RetryBatch", request_id, &request);
     let retry = event::Retry { batch, tasks, secret, limits, request };
     let (batch, _) = context.engine.retry(retry).await.map_err(|error| status::engine(&error))?;

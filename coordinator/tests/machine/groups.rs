@@ -87,6 +87,14 @@ impl StoreTrait for Memory {
         Ok(self.kept().0.secrets.get(&batch).cloned())
     }
 
+    fn remove(&mut self, _: BatchId) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn forget_requests(&mut self, _: UnixMs) -> Result<bool, Error> {
+        Ok(true)
+    }
+
     fn commit(&mut self, changes: &[Change]) -> Result<(), Error> {
         if let Some(gate) = &self.gate {
             let gate = gate.lock().unwrap_or_else(PoisonError::into_inner);

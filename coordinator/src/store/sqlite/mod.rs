@@ -3,8 +3,11 @@
 //! A commit is one transaction that is synced to the disk before it returns. The writing connection is the
 //! only one that checkpoints. Log bytes are not kept here.
 
+mod backup;
+pub mod check;
 mod life;
 mod read;
+mod remove;
 mod rows;
 mod schema;
 mod write;
@@ -14,7 +17,11 @@ use std::{fs, path::Path, time::Duration};
 use muster_proto::{AttemptId, BatchId, LifeId};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub use self::read::{READ_CONNECTIONS, SqliteReader};
+pub use self::{
+    backup::backup,
+    read::{READ_CONNECTIONS, SqliteReader},
+    schema::database,
+};
 use self::{
     read::{collect, read_attempt, read_batch, read_request},
     schema::Folder,
@@ -22,7 +29,7 @@ use self::{
 use super::{BatchView, Error, Store};
 use crate::core::{
     event::Change,
-    model::{AttemptRow, BatchState, LoadedBatch, RequestRecord, TaskKey, TaskState, WorkerRow},
+    model::{AttemptRow, BatchState, LoadedBatch, RequestRecord, TaskKey, TaskState, UnixMs, WorkerRow},
     plan::TaskSpec,
 };
 
@@ -50,6 +57,18 @@ impl SqliteStore {
         let reader = SqliteReader::open(&folder, life)?;
         let restart_at = schema::WAL_LIMIT.cast_unsigned();
         Ok((Self { connection, life, restart_at, failed: false, folder }, reader))
+    }
+
+    /// Runs a transaction. Whatever goes wrong, damage included, it was not stored as a whole: one answer, stop.
+    fn write<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
+        if self.failed {
+            return Err(Error::Failed("an earlier commit failed".to_owned()));
+        }
+        let done = work(&mut self.connection).and_then(|done| self.bound_wal().map(|()| done));
+        done.map_err(|error| {
+            self.failed = true;
+            Error::Failed(format!("a commit failed: {error}"))
+        })
     }
 
     /// Readings that overlap without end keep the WAL from being started anew, and it grows. Then the next
@@ -129,18 +148,18 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), Error> {
-        if self.failed {
-            return Err(Error::Failed("an earlier commit failed".to_owned()));
-        }
         if changes.is_empty() {
             return Ok(());
         }
-        let done = write::commit(&mut self.connection, changes).and_then(|()| self.bound_wal());
-        // Whatever went wrong, damage included, the group was not stored as a whole: one answer, stop.
-        done.map_err(|error| {
-            self.failed = true;
-            Error::Failed(format!("a commit failed: {error}"))
-        })
+        self.write(|connection| write::commit(connection, changes))
+    }
+
+    fn remove(&mut self, batch: BatchId) -> Result<bool, Error> {
+        self.write(|connection| remove::remove(connection, batch))
+    }
+
+    fn forget_requests(&mut self, before_ms: UnixMs) -> Result<bool, Error> {
+        self.write(|connection| remove::forget_requests(connection, before_ms))
     }
 }
 
