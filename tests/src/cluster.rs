@@ -152,6 +152,24 @@ impl Cluster {
         timeout(READY_WITHIN, child.wait()).await.expect("the coordinator ends").expect("its status")
     }
 
+    /// The coordinator's process id.
+    pub fn coordinator_pid(&self) -> i32 {
+        self.coordinator.as_ref().and_then(Child::id).expect("the coordinator runs") as i32
+    }
+
+    /// Other further arguments for the next start of the coordinator.
+    pub fn set_coordinator_args(&mut self, args: &[&str]) {
+        self.options.coordinator_args = args.iter().map(|&arg| arg.to_owned()).collect();
+    }
+
+    /// Waits until the coordinator has ended by itself: its status, and what it logged.
+    pub async fn coordinator_ended(&mut self, within: Duration) -> (ExitStatus, String) {
+        let mut child = self.coordinator.take().expect("the coordinator runs");
+        let status = timeout(within, child.wait()).await.expect("the coordinator ends").expect("its status");
+        let log = self.dir.path().join(format!("coordinator-{}.log", self.starts - 1));
+        (status, String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned())
+    }
+
     /// Whether the coordinator's process still runs.
     pub fn coordinator_runs(&mut self) -> bool {
         self.coordinator.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))

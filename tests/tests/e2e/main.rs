@@ -13,6 +13,7 @@ mod fleet;
 mod launch_failure;
 mod logs;
 mod nasty;
+mod operations;
 mod policy;
 mod prefill;
 mod readme;

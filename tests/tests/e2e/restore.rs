@@ -49,7 +49,10 @@ async fn a_copy_begins_a_new_life_and_holds_what_was_unfinished() {
 
     let mut after = WatchLog::new(&batch.batch_id);
     let held = after.follow(&cluster, SOON, |watch| watch.messages > 0).await;
-    assert!(held.on_hold && held.message.contains(&format!("muster release {}", batch.batch_id)), "{held:?}");
+    assert!(
+        held.on_hold && held.status_message.contains(&format!("muster release {}", batch.batch_id)),
+        "{held:?}"
+    );
     assert_ne!(after.life_id, watch.life_id);
     assert!(after.revision > watch.revision);
     let first = &after.tasks[&1];
@@ -91,7 +94,7 @@ async fn a_copy_begins_a_new_life_and_holds_what_was_unfinished() {
 
     let request = ReleaseBatchRequest { batch_id: batch.batch_id.clone(), ..Default::default() };
     let released = cluster.batches().release_batch(request).await.unwrap().into_inner().batch.unwrap();
-    assert!(!released.on_hold && released.message.is_empty(), "{released:?}");
+    assert!(!released.on_hold && released.status_message.is_empty(), "{released:?}");
     let end = after.follow_to_end(&cluster, SOON).await;
     let counts = end.counts.unwrap();
     assert_eq!((counts.completed, counts.failed), (1, 1));

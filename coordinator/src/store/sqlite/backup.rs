@@ -27,3 +27,31 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<(), Error> {
     copy.close().map_err(|(_, error)| error)?;
     File::open(to).and_then(|file| file.sync_all()).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::store::{Store, sqlite::SqliteStore};
+
+    #[test]
+    fn a_copy_is_whole_private_and_begins_a_new_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        assert!(matches!(backup(&from, &to), Err(Error::NoData(_))), "and nothing is made");
+        assert!(!from.exists() && !to.exists());
+        let life = SqliteStore::open(&from).unwrap().0.life();
+        let (running, _) = SqliteStore::open(&from).unwrap();
+        assert_eq!(running.life(), life, "a restart is no new life");
+        fs::create_dir(&to).unwrap();
+        backup(&from, &to.join("muster.db")).unwrap();
+        assert_eq!(fs::metadata(to.join("muster.db")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(backup(&from, &to.join("muster.db")).is_err(), "never over another one");
+        let copy = SqliteStore::open(&to).unwrap().0.life();
+        assert_ne!(copy, life);
+        assert_eq!(SqliteStore::open(&to).unwrap().0.life(), copy, "one new life, not one a start");
+        drop(running);
+        assert_eq!(SqliteStore::open(&from).unwrap().0.life(), life, "the original is as it was");
+    }
+}

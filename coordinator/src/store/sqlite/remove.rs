@@ -97,3 +97,117 @@ fn is_removed(connection: &Connection, key: i64) -> Result<bool, Error> {
         connection.prepare_cached(sql)?.query_row(params![key, rows::REMOVED], |row| row.get(0))?;
     Ok(found == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_proto::{AttemptId, AttemptNo, TaskIndex};
+
+    use super::*;
+    use crate::{
+        core::{
+            event::Change,
+            model::{AttemptRow, BatchHead, BatchState, BatchStatus, Counts, RequestRecord},
+            options::BatchOptions,
+            plan::TaskSpec,
+        },
+        store::{PageBounds, Reader, Store, sqlite::SqliteStore},
+    };
+
+    fn new_batch(id: BatchId, tasks: u32, status: BatchStatus) -> Change {
+        let head = BatchHead {
+            id,
+            create_ms: 1,
+            task_count: tasks,
+            requested_concurrency: 1,
+            effective_concurrency: 1,
+            configured_max_concurrency: 1,
+            configured_max_tasks: tasks,
+            options: BatchOptions::default(),
+        };
+        let state = BatchState {
+            revision: 1,
+            status,
+            counts: Counts { queued: tasks, ..Counts::default() },
+            start_ms: None,
+            end_ms: status.is_ended().then_some(7),
+            cancel_reason: None,
+            uses_key: false,
+            on_hold: false,
+            message: String::new(),
+        };
+        Change::NewBatch { head, state, specs: vec![TaskSpec::default(); tasks as usize] }
+    }
+
+    fn attempt(batch: BatchId, log_bytes: u64) -> Change {
+        let id =
+            AttemptId { life: muster_proto::LifeId(1), batch, task: TaskIndex(1), attempt: AttemptNo(1) };
+        Change::Attempt(AttemptRow {
+            id,
+            worker: "w".into(),
+            exit_code: Some(0),
+            signal: None,
+            failure: None,
+            end_ms: 7,
+            log_bytes,
+            log_discarded: 0,
+            late: false,
+        })
+    }
+
+    #[test]
+    fn a_batch_is_gone_with_the_first_slice_and_its_rows_with_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, reader) = SqliteStore::open(dir.path()).unwrap();
+        let (large, small, running) = (BatchId::new(1, 0), BatchId::new(2, 0), BatchId::new(3, 0));
+        let request = |id: &str, batch, time_ms| {
+            Change::Request(RequestRecord { id: id.into(), digest: [0; 32], batch, time_ms })
+        };
+        store
+            .commit(&[
+                new_batch(large, 1_500, BatchStatus::Completed),
+                attempt(large, 1_000_000),
+                new_batch(small, 2, BatchStatus::Cancelled),
+                new_batch(running, 2, BatchStatus::Running),
+                request("old", large, 10),
+                request("new", large, 30),
+                request("other", small, 10),
+            ])
+            .unwrap();
+        let found = reader.ended(true).unwrap();
+        assert_eq!(found.iter().map(|batch| batch.id).collect::<Vec<_>>(), [large, small]);
+        assert!(found[0].bytes > 1_000_000 && found[1].bytes < 10_000 && found[0].end_ms == 7, "{found:?}");
+
+        assert!(store.remove(running).unwrap(), "not ended: nothing to do");
+        assert!(!store.remove(large).unwrap(), "3,001 rows are more than a slice");
+        let bounds = PageBounds { tasks: 10, bytes: 10_000 };
+        assert!(
+            reader.batch(large).unwrap().is_none() && reader.task(large, TaskIndex(9)).unwrap().is_none()
+        );
+        assert!(
+            reader.tasks(large, 0, bounds).unwrap().is_none() && store.load_batch(large).unwrap().is_none()
+        );
+        assert_eq!(reader.batches(None, 10).unwrap().len(), 2);
+        assert!(!reader.batch_ids().unwrap().contains(&large));
+
+        // A crash, and the rest.
+        drop((store, reader));
+        let (mut store, reader) = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(reader.half_removed().unwrap(), [large]);
+        while !store.remove(large).unwrap() {}
+        assert!(reader.half_removed().unwrap().is_empty());
+        assert!(store.remove(large).unwrap(), "it is not there");
+        assert!(store.forget_requests(20).unwrap());
+        let known = |id| reader.request(id).unwrap().is_some();
+        assert_eq!((known("old"), known("new"), known("other")), (false, true, true));
+        let left: i64 = store
+            .connection
+            .query_row(
+                "SELECT (SELECT count(*) FROM specs) + (SELECT count(*) FROM tasks) + (SELECT count(*) FROM attempts)",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(left, 8, "two batches of two tasks are whole");
+        assert_eq!(reader.batch(running).unwrap().unwrap().state.status, BatchStatus::Running);
+    }
+}
