@@ -175,6 +175,11 @@ impl Cluster {
         self.coordinator.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// The process id of the coordinator.
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().and_then(Child::id).expect("the coordinator runs")
+    }
+
     /// Starts a worker and waits until it is connected. The same name again takes up the same work folder.
     pub async fn worker(&self, options: WorkerOptions) -> WorkerProcess {
         let mut command = match &options.cgroup {

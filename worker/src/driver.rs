@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use muster_proto::AttemptId;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -376,11 +377,12 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Runner(message) => {
-                if let Some(commands) = &self.commands
-                    && commands.try_send(message).is_err()
-                {
+                let Some(commands) = &self.commands else { return };
+                if let Err(error) = commands.try_send(message) {
                     // Its end is told as an event; then the runner is asked what it holds.
-                    tracing::warn!("the runner does not read; it is connected anew");
+                    if matches!(error, TrySendError::Full(_)) {
+                        tracing::warn!("the runner does not read; it is connected anew");
+                    }
                     self.commands = None;
                 }
             }

@@ -138,11 +138,7 @@ pub(crate) async fn run(
             }
             Ok(Over::Replaced) => {
                 version = VERSION;
-                if !link.was_up {
-                    continue;
-                }
-                link.wait = Duration::ZERO;
-                "it was idle and of another release, and is replaced".to_owned()
+                continue;
             }
             Ok(Over::Closed) => "the runner's connection was closed".to_owned(),
             Err(Broken::Io(error)) => error.to_string(),
@@ -233,6 +229,10 @@ impl Link {
         let in_session = self.launch.in_session.clone();
         if connection.pass(queue, &self.events, in_session, &self.stop, replace).await? {
             self.may_replace = false;
+            let why = "it is idle and of another release, and is replaced".to_owned();
+            if self.events.send(LinkEvent::Down(why)).await.is_err() {
+                return Ok(Over::Closed);
+            }
             return connection.replace(&self.launch.work_dir).await;
         }
         Ok(Over::Closed)
@@ -395,7 +395,7 @@ impl Connection {
             self.writer.write_all(&self.out[self.sent..]).await?;
             while self.reader.next().await?.is_some() {}
             // It has closed its connections, and is about to remove its socket.
-            while Path::new("/proc").join(self.pid.to_string()).exists() {
+            while is_alive(self.pid) {
                 tokio::time::sleep(EXIT_LOOK).await;
             }
             Ok::<_, io::Error>(())
@@ -408,6 +408,12 @@ impl Connection {
 
 fn line(message: &ToRunner) -> io::Result<Vec<u8>> {
     protocol::encode(message).map_err(io::Error::other)
+}
+
+/// Whether a process has not ended. One that only waits to be reaped has.
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
 }
 
 /// Never, where there is no such time.

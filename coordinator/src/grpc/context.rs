@@ -19,7 +19,7 @@ use crate::{
     watch::Hub,
 };
 
-use super::{convert, status};
+use super::{convert, feed::Feeds, status};
 
 /// Reads of the store at once; more wait in line, so that watchers cannot take every blocking thread. Twice
 /// what the store carries out at once, so that it never waits for the next.
@@ -34,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) logs: Logs,
     pub(crate) hub: Hub,
+    /// What watchers of the same batch share.
+    pub(super) feeds: Feeds,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
@@ -84,6 +86,7 @@ impl Context {
             reader,
             logs,
             hub,
+            feeds: Feeds::default(),
             keyring,
             catalog,
             policy,

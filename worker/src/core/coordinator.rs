@@ -5,14 +5,11 @@ use std::collections::HashMap;
 use muster_proto::AttemptId;
 
 use super::attempt::{Attempt, Phase};
-use super::event::{
-    Effect, Exit, FromCoordinator, HeldVerdict, Note, Offer, Outcome, Report, SessionNo, ToCoordinator,
-    Verdict,
-};
+use super::event::{Effect, Exit, FromCoordinator, HeldVerdict, Note, SessionNo, ToCoordinator, Verdict};
 use super::gone::Fate;
 use super::start::to_key;
 use super::{Dispatcher, GRACE_MS, Leaving, MAX_HELD, Now, RunnerLink, WELCOME_MS};
-use crate::runner::protocol::{PINGS_SINCE, StopCause, ToRunner};
+use crate::runner::protocol::{StopCause, ToRunner};
 
 /// Heartbeats are never further apart or nearer together than this, whatever the coordinator says, milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
@@ -95,7 +92,9 @@ impl Dispatcher {
             (FromCoordinator::Heartbeat, true) => {}
             (FromCoordinator::Offer(offer), true) => self.handle_offer(now, offer),
             (FromCoordinator::Stop { attempt, grace_ms }, true) => {
-                if self.attempts.len() >= 2 * MAX_HELD && !self.attempts.contains_key(&attempt) {
+                if self.unpark(attempt) {
+                    // Nothing of it has gone any further.
+                } else if self.attempts.len() >= 2 * MAX_HELD && !self.attempts.contains_key(&attempt) {
                     self.close("the coordinator stops more attempts than there can be");
                 } else {
                     self.stop(attempt, grace_ms);
@@ -301,67 +300,5 @@ impl Dispatcher {
             self.effects.push(Effect::Push { attempt: id, from: Some(stored.min(size)), size });
         }
         self.report(id);
-    }
-
-    fn handle_offer(&mut self, now: Now, offer: Offer) {
-        let id = offer.attempt;
-        if let Some(attempt) = self.attempts.get(&id) {
-            match attempt.phase {
-                // The answer of the runner says which it is.
-                Phase::Refusing { .. } => {}
-                Phase::Ended(_) => self.report(id),
-                _ => {
-                    self.tell(ToCoordinator::Accepted(id));
-                    self.report(id);
-                }
-            }
-            return;
-        }
-        let is_limited = offer.time_limit_ms.is_some() || offer.stop_after_cut_off_ms.is_some();
-        let refusal = match self.gone.fate(id) {
-            Some(Fate::Stored) => return,
-            Some(Fate::Refused) => Some("it was refused before"),
-            None if self.leaving != Leaving::No => Some("the worker is draining"),
-            None if self.runner == RunnerLink::Silent => Some("the runner does not answer"),
-            // An offer that waits for a runner would take the place of work that others could do.
-            None if self.runner != RunnerLink::Up => Some("the runner is not connected"),
-            None if is_limited && self.runner_version < PINGS_SINCE => {
-                Some("the runner is of an older release, which knows no limits of time")
-            }
-            None if self.busy >= self.slots => Some("no slot is free"),
-            None if self.attempts.len() >= MAX_HELD => {
-                Some("too many results wait for their acknowledgement")
-            }
-            None => None,
-        };
-        if let Some(why) = refusal {
-            self.note(id, Note::Returned(why));
-            self.tell(ToCoordinator::Returned(id));
-            return;
-        }
-        self.tell(ToCoordinator::Accepted(id));
-        self.note(id, Note::Accepted);
-        match self.plan.launch(offer) {
-            Ok(launch) => {
-                let mut attempt = Attempt::new(Phase::Accepted(Box::new(launch.clone())));
-                attempt.output_path = launch.output_path;
-                self.insert(id, attempt);
-                self.start(id);
-            }
-            Err(refused) => {
-                self.finish(Report {
-                    attempt: id,
-                    outcome: Outcome::OutputRefused(refused.0),
-                    stop_sent: false,
-                    stop_cause: None,
-                    log_size: 0,
-                    log_discarded: 0,
-                    output_failed: String::new(),
-                    end_ms: now.unix_ms,
-                    output_path: String::new(),
-                    pid: 0,
-                });
-            }
-        }
     }
 }

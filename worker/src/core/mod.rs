@@ -13,6 +13,7 @@ mod attempt;
 mod coordinator;
 mod event;
 mod gone;
+mod offer;
 mod output;
 mod runner;
 mod start;
@@ -28,6 +29,7 @@ use crate::runner::protocol::ToRunner;
 use attempt::Attempt;
 use coordinator::Session;
 use gone::Gone;
+use offer::Parked;
 
 pub use event::{
     Effect, Event, Exit, FromCoordinator, Held, HeldPhase, HeldVerdict, Note, Offer, Outcome, Report,
@@ -48,6 +50,9 @@ pub const PUSH_DELAY_MS: u64 = 50;
 pub const GRACE_MS: u32 = crate::runner::protocol::DEFAULT_GRACE_MS;
 /// How long a stopping worker waits, after the grace, for its results to be acknowledged, milliseconds.
 pub const STOP_REPORT_MS: u64 = 10_000;
+/// How long an offer waits for a runner that is away or silent, before it goes back, milliseconds: less than a coordinator
+/// waits for the answer to an offer (10 s), and more than it takes to start a runner.
+pub const PARK_MS: u64 = 4_000;
 /// How long a session waits for its welcome, milliseconds.
 pub const WELCOME_MS: u64 = 15_000;
 
@@ -79,6 +84,8 @@ pub struct Dispatcher {
     unforgotten: BTreeSet<AttemptId>,
     /// When output is to be announced, the earliest first (every wait is equally long).
     due: VecDeque<(u64, AttemptId)>,
+    /// Offers that wait for the runner, the earliest first (every wait is equally long).
+    parked: VecDeque<Parked>,
     effects: Vec<Effect>,
 }
 
@@ -120,6 +127,7 @@ impl Dispatcher {
             gone: Gone::default(),
             unforgotten: BTreeSet::new(),
             due: VecDeque::new(),
+            parked: VecDeque::new(),
             effects: Vec::new(),
         }
     }
@@ -167,6 +175,7 @@ impl Dispatcher {
             return std::mem::take(&mut self.effects);
         }
         self.keep_session_alive(now);
+        self.settle_parked(now);
         self.announce_due(now);
         self.leave_if_done(now);
         std::mem::take(&mut self.effects)
@@ -176,7 +185,8 @@ impl Dispatcher {
     pub fn next_deadline(&self) -> Option<u64> {
         let stop = if let Leaving::Stop { deadline } = self.leaving { Some(deadline) } else { None };
         let push = self.due.front().map(|(due, _)| *due);
-        [stop, push, self.session.deadline()].into_iter().flatten().min()
+        let parked = self.parked.front().map(|parked| parked.until);
+        [stop, push, parked, self.session.deadline()].into_iter().flatten().min()
     }
 
     /// How many attempts are held.

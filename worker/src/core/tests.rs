@@ -492,16 +492,55 @@ fn a_runner_that_comes_back_is_told_what_it_missed() {
 
 #[test]
 fn nothing_is_taken_while_the_runner_is_away_or_does_not_answer() {
+    for away in [Event::RunnerSilent, Event::RunnerDown] {
+        let mut script = Script::running(1);
+        script.event(away.clone());
+        assert_eq!(script.offer(2), []);
+        assert_eq!(script.offer(2), [], "told twice is told once");
+        assert_eq!(script.offer(3), []);
+        script.ms = PARK_MS - 1;
+        assert_eq!(script.dispatcher.next_deadline(), Some(PARK_MS));
+        assert_eq!(script.event(Event::Tick), []);
+        script.ms = PARK_MS;
+        assert_eq!(script.event(Event::Tick), [returned(2), returned(3)]);
+        let stops = if away == Event::RunnerSilent { vec![stop(1, 500)] } else { Vec::new() };
+        assert_eq!(script.stop(1, 500), stops, "what a silent one is told waits for it");
+    }
+}
+
+#[test]
+fn an_offer_waits_for_a_moment_for_the_runner() {
     let mut script = Script::running(1);
-    script.event(Event::RunnerSilent);
-    assert_eq!(script.offer(2), [returned(2)]);
-    assert_eq!(script.stop(1, 500), [stop(1, 500)], "what it is told waits for it");
-    script.event(Event::RunnerAnswers);
-    assert_eq!(script.offer(3), [accepted(3), start(3)]);
     script.event(Event::RunnerDown);
-    assert_eq!(script.offer(4), [returned(4)]);
-    script.event(Event::RunnerAnswers);
-    assert_eq!(script.offer(5), [returned(5)], "only a hello brings it back");
+    assert_eq!(script.offer(2), []);
+    assert_eq!(script.event(Event::RunnerAnswers), [], "only a hello brings it back");
+    let running = protocol::Held::Running { attempt: to_key(id(1)), pid: 40, start_ms: 1, size: 0 };
+    assert_eq!(script.runner_hello(vec![running]), [accepted(2), start(2)]);
+    script.started(2, 41);
+    script.ended(2, 0);
+    script.acknowledge(2);
+
+    script.event(Event::RunnerSilent);
+    for task in [3, 4, 5] {
+        assert_eq!(script.offer(task), []);
+    }
+    assert_eq!(script.stop(4, 0), [returned(4)], "what waits can be stopped");
+    assert_eq!(script.event(Event::RunnerAnswers), [accepted(3), start(3), returned(5)], "two slots");
+    assert_eq!(script.offer(4), [returned(4)], "and is never taken then");
+    script.event(Event::RunnerSilent);
+    assert_eq!(script.offer(6), []);
+    assert_eq!(script.event(Event::Drain), [Effect::Send(ToCoordinator::Draining), returned(6)]);
+}
+
+#[test]
+fn an_offer_that_waits_is_not_held() {
+    let mut script = Script::new();
+    script.event(Event::RunnerSilent);
+    script.offer(1);
+    script.event(Event::SessionEnded(script.session));
+    assert_eq!(script.dial(), [hello(&[])], "the hello proves that it was never started");
+    script.welcome(&[]);
+    assert_eq!(script.event(Event::RunnerAnswers), [], "and it is not");
 }
 
 #[test]

@@ -133,6 +133,11 @@ async fn while_the_runner_hangs_nothing_is_taken_and_nothing_is_started_twice() 
     let started = session.started(1).await;
     let runner = Pid::from_raw(runner_of(started.pid));
     kill(runner, Signal::SIGSTOP).unwrap();
+    eventually("it stands still", || {
+        let stat = fs::read_to_string(format!("/proc/{runner}/stat")).unwrap();
+        stat[stat.rfind(')')?..].starts_with(") T").then_some(())
+    })
+    .await;
     // What comes before its silence is noticed is taken, and waits for it.
     let mut expected = vec![1];
     for task in 2.. {
