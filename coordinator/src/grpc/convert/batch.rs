@@ -5,10 +5,7 @@ use std::fmt::Write as _;
 use muster_proto::v1;
 
 use crate::{
-    core::{
-        model::{BatchHead, BatchState, BatchStatus, Counts},
-        options::BatchOptions,
-    },
+    core::model::{BatchHead, BatchState, BatchStatus, Counts},
     store::BatchView,
 };
 
@@ -44,7 +41,7 @@ pub(crate) fn batch(view: &BatchView, available_workers: u32) -> v1::Batch {
         cancel_requested: state.cancel_reason.is_some(),
         cancel_reason: state.cancel_reason.clone().unwrap_or_default(),
         // Unset where nothing was asked for, as it was submitted.
-        options: (head.options != BatchOptions::default()).then(|| super::options::batch(&head.options)),
+        options: (!head.options.is_plain()).then(|| super::options::batch(&head.options)),
         on_hold: state.on_hold,
         status_message: state.message.clone(),
     }
@@ -140,7 +137,7 @@ pub(crate) mod tests {
                 effective_concurrency: 2,
                 configured_max_concurrency: 3,
                 configured_max_tasks: 5,
-                options: BatchOptions::default(),
+                options: crate::core::options::BatchOptions::default(),
             },
             state: BatchState {
                 revision: 9,
