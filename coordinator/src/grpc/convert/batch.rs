@@ -81,14 +81,18 @@ fn reply_markdown(head: &BatchHead, state: &BatchState) -> String {
         BatchStatus::Completed if state.counts.completed == head.task_count => "has completed",
         BatchStatus::Completed => "has ended",
         BatchStatus::Cancelled => "was cancelled",
-        BatchStatus::Failed => "could not be carried on",
+        BatchStatus::Failed => "was given up",
     };
     let mut text = format!("**Batch `{id}` {word}**: {tasks}");
     if !state.status.is_ended() {
         // A String takes everything that is written to it.
         let _ = write!(text, ", at most {} at once", head.effective_concurrency);
     }
-    text.push_str(".\n\n");
+    text.push('.');
+    if !state.message.is_empty() {
+        let _ = write!(text, " Why: {}.", state.message);
+    }
+    text.push_str("\n\n");
     let Counts { queued, running, completed, failed, cancelled } = state.counts;
     for (word, number) in [
         ("completed", completed),

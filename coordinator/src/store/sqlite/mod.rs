@@ -10,7 +10,7 @@ mod write;
 
 use std::{fs, path::Path, time::Duration};
 
-use muster_proto::{AttemptId, BatchId, LifeId};
+use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use self::read::{READ_CONNECTIONS, SqliteReader};
@@ -21,7 +21,7 @@ use self::{
 use super::{BatchView, Error, Store};
 use crate::core::{
     event::Change,
-    model::{AttemptRow, BatchState, LoadedBatch, RequestRecord, TaskKey, TaskState, WorkerRow},
+    model::{AttemptRow, BatchState, InstanceId, LoadedBatch, RequestRecord, TaskKey, TaskState, WorkerRow},
     plan::TaskSpec,
 };
 
@@ -78,7 +78,13 @@ impl SqliteStore {
         if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
             return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
         }
-        Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
+        let sql = "SELECT idx, instance FROM exclusions WHERE batch = ?1 ORDER BY idx, instance";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let excluded = collect(&mut statement, params![rows::batch_key(head.id)], |row| {
+            Ok((TaskIndex(row.get(0)?), InstanceId(row.get(1)?)))
+        })?;
+        let tasks = tasks.into_iter().map(|(_, task)| task).collect();
+        Ok(LoadedBatch { head, state, tasks, excluded })
     }
 }
 
