@@ -46,7 +46,8 @@ fn status(world: &World, task: u32) -> (TaskStatus, u32) {
 }
 
 fn reasons(world: &World, task: Option<u32>) -> Vec<(Reason, u32)> {
-    let found = world.machine.explain(batch(1), task.map(TaskIndex)).unwrap().unwrap();
+    let found =
+        world.machine.explain(batch(1), task.map(TaskIndex)).expect("there is such a task").expect("it runs");
     found.causes.iter().map(|cause| (cause.reason, cause.tasks)).collect()
 }
 
@@ -252,7 +253,7 @@ fn a_restart_waits_for_the_rest_and_never_longer_than_the_longest_wait() {
     assert_eq!(offers(&world.pass(1)), [(2, attempt(1, 1, 2))]);
 
     // The wall clock was set back by a year meanwhile.
-    let task = &mut later.batches.get_mut(&batch(1)).unwrap().tasks[0];
+    let task = &mut later.batches.get_mut(&batch(1)).expect("it is stored").tasks[0];
     task.not_before_ms = Some(31_536_000_000);
     let mut world = World::new();
     world.store = later;
@@ -448,7 +449,7 @@ fn downtime_expires_nothing_before_workers_had_time_to_come_back() {
 fn a_batch_on_hold_says_so_and_its_time_begins_with_the_release() {
     let mut world = World::new();
     world.submit_with(1, 2, 2, waits_at_most(100_000));
-    let held = world.store.batches.get_mut(&batch(1)).unwrap();
+    let held = world.store.batches.get_mut(&batch(1)).expect("it is stored");
     held.state.on_hold = true;
     held.state.message = "restored from a backup".into();
     world.restart();
