@@ -141,7 +141,10 @@ impl Progress {
             }
         }
         if batch.scheduler_status() == SchedulerStatus::Failed {
-            text.push_str("; the batch could not be carried on");
+            text.push_str("; the batch was given up");
+            if !batch.status_message.is_empty() {
+                text.push_str(&format!(" ({})", one_line(&batch.status_message)));
+            }
         }
         let mut lines = vec![text];
         for (index, failure) in self.failures.iter().take(MAX_NAMED) {

@@ -34,6 +34,7 @@ pub mod run_mode;
 mod schedule;
 mod sessions;
 mod timers;
+mod waiting;
 
 /// Between TERM and KILL, where nothing else is said: 10 s.
 pub const DEFAULT_GRACE_MS: u32 = 10_000;

@@ -23,7 +23,7 @@ pub fn renew(batches: Vec<LoadedBatch>, life: LifeId, now_ms: UnixMs) -> Vec<Cha
 }
 
 fn renew_batch(loaded: LoadedBatch, life: LifeId, now_ms: UnixMs) -> Vec<Change> {
-    let LoadedBatch { head, mut state, tasks } = loaded;
+    let LoadedBatch { head, mut state, tasks, excluded } = loaded;
     let mut changes = Vec::new();
     state.revision += 1;
     for (mut task, index) in tasks.into_iter().zip(1..).filter(|(task, _)| is_handed_out(task)) {
@@ -57,6 +57,9 @@ fn renew_batch(loaded: LoadedBatch, life: LifeId, now_ms: UnixMs) -> Vec<Change>
         *count = count.saturating_sub(1);
         *state.counts.of(status) += 1;
         changes.push(Change::Task(head.id, index, Box::new(task)));
+        if excluded.iter().any(|(task, _)| *task == index) {
+            changes.push(Change::ForgetExclusions(head.id, index));
+        }
     }
     if state.counts.unfinished() == 0 {
         let cancelled = state.cancel_reason.is_some() && state.counts.cancelled > 0;
@@ -120,6 +123,7 @@ mod tests {
                 message: String::new(),
             },
             tasks,
+            excluded: Vec::new(),
         }
     }
 

@@ -171,6 +171,8 @@ impl Machine {
         match timer {
             Timer::Offer(id) => self.on_offer_timer(turn, id),
             Timer::Away(instance) => self.on_away_timer(turn, &instance),
+            Timer::Retry(batch, task) => self.on_retry_timer(turn.now, batch, task),
+            Timer::Queue(batch) => self.on_queue_timer(turn, batch),
             Timer::Unpause(instance) => {
                 let now = turn.now.mono_ms;
                 self.fleet.change(&instance, |worker| {

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     core::{
         event::{
-            Cancel, FromWorker, Hello, Refused, Release, Reply, Retry, SessionId, Steer, Submit, Verdict,
-            WorkerView,
+            Cancel, FromWorker, Hello, Refused, Release, Reply, Retry, SessionId, Steer, Submit, Terms,
+            Verdict, WorkerView,
         },
         explain::Explanation,
         model::{Revision, UnixMs},
@@ -96,6 +96,8 @@ pub struct Offer {
     pub log_limit: u64,
     /// The key of its batch, in the clear.
     pub api_key: Option<Secret>,
+    /// What the worker does to it by itself.
+    pub terms: Terms,
 }
 
 /// A worker's session: what the Attach stream is to send.

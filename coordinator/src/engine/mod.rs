@@ -273,7 +273,11 @@ fn concerns(change: &Change, needs: &Needs) -> bool {
     };
     match change {
         Change::NewBatch { head, .. } => batch(&head.id),
-        Change::Batch(id, _) | Change::Task(id, ..) | Change::Secret(id, _) => batch(id),
+        Change::Batch(id, _)
+        | Change::Task(id, ..)
+        | Change::Secret(id, _)
+        | Change::Exclude(id, ..)
+        | Change::ForgetExclusions(id, _) => batch(id),
         Change::Attempt(row) => batch(&row.id.batch),
         Change::Request(record) => needs.request.as_ref() == Some(&record.id),
         Change::Worker(_) | Change::ForgetWorker(_) => false,

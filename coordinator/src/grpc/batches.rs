@@ -19,7 +19,7 @@ use crate::{
         admission::Approvals,
         event::{self, Refused, RetryLimits},
         model::{BatchHead, BatchState, BatchStatus, Counts, TaskState, UnixMs},
-        options::BatchOptions,
+        options::own_options,
         plan::{Planned, TaskSpec, plan_batch},
     },
     engine::handle,
@@ -273,7 +273,7 @@ async fn plan(
     let keyring = Arc::clone(&context.keyring);
     let request_id = request_id.to_owned();
     let work = move || {
-        let payload = submit::payload(
+        let mut payload = submit::payload(
             Payload {
                 batch_json: &request.batch_json,
                 tasks: &request.tasks,
@@ -282,6 +282,7 @@ async fn plan(
             },
             &catalog,
         )?;
+        let mut options = submit::options(request.options.as_ref(), std::mem::take(&mut payload.options))?;
         let policy = policy.read();
         let approvals =
             Approvals { concurrency: request.concurrency_approved, task_count: request.task_count_approved };
@@ -290,6 +291,7 @@ async fn plan(
                 .map_err(|refusal| status::refusal(&refusal))?;
         // A payload's tasks were counted against a limit of 32 bits.
         let task_count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        options.own = own_options(tasks.iter().map(|task| (task.time_limit_ms, task.retry.as_ref())));
         let key = submit::api_key(&request.api_key)?;
         let secret = key.filter(|_| !request.validate_only).map(|key| keyring.seal(id, key)).transpose();
         let secret = secret.map_err(|error| status::seal(&error))?;
@@ -301,7 +303,7 @@ async fn plan(
             effective_concurrency: admitted.effective_concurrency,
             configured_max_concurrency: admitted.configured_max_concurrency,
             configured_max_tasks: admitted.configured_max_tasks,
-            options: BatchOptions::default(),
+            options,
         };
         let request = once("SubmitBatch", request_id, request.as_ref());
         Ok(event::Submit { head, specs: tasks, secret, request })

@@ -119,6 +119,8 @@ fn copy(change: &Change) -> Change {
         Change::Batch(id, state) => Change::Batch(*id, state.clone()),
         Change::Task(id, task, state) => Change::Task(*id, *task, state.clone()),
         Change::Attempt(row) => Change::Attempt(row.clone()),
+        Change::Exclude(id, task, machine) => Change::Exclude(*id, *task, machine.clone()),
+        Change::ForgetExclusions(id, task) => Change::ForgetExclusions(*id, *task),
         Change::Secret(id, secret) => Change::Secret(*id, secret.clone()),
         Change::Request(record) => Change::Request(record.clone()),
         Change::Worker(row) => Change::Worker(row.clone()),

@@ -14,7 +14,7 @@ mod write;
 
 use std::{fs, path::Path, time::Duration};
 
-use muster_proto::{AttemptId, BatchId, LifeId};
+use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use self::{
@@ -29,7 +29,9 @@ use self::{
 use super::{BatchView, Error, Store};
 use crate::core::{
     event::Change,
-    model::{AttemptRow, BatchState, LoadedBatch, RequestRecord, TaskKey, TaskState, UnixMs, WorkerRow},
+    model::{
+        AttemptRow, BatchState, InstanceId, LoadedBatch, RequestRecord, TaskKey, TaskState, UnixMs, WorkerRow,
+    },
     plan::TaskSpec,
 };
 
@@ -179,7 +181,13 @@ fn complete(connection: &Connection, view: BatchView) -> Result<LoadedBatch, Err
     if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
         return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
     }
-    Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
+    let sql = "SELECT idx, instance FROM exclusions WHERE batch = ?1 ORDER BY idx, instance";
+    let mut statement = connection.prepare_cached(sql)?;
+    let excluded = collect(&mut statement, params![rows::batch_key(head.id)], |row| {
+        Ok((TaskIndex(row.get(0)?), InstanceId(row.get(1)?)))
+    })?;
+    let tasks = tasks.into_iter().map(|(_, task)| task).collect();
+    Ok(LoadedBatch { head, state, tasks, excluded })
 }
 
 impl From<rusqlite::Error> for Error {

@@ -29,6 +29,15 @@ pub(super) fn apply(transaction: &Connection, changes: &[Change]) -> Result<(), 
             Change::Batch(id, state) => batch(transaction, *id, state)?,
             Change::Task(id, index, state) => task(transaction, *id, *index, state)?,
             Change::Attempt(row) => attempt(transaction, row)?,
+            Change::Exclude(id, index, instance) => {
+                let sql = "INSERT OR IGNORE INTO exclusions (batch, idx, instance) VALUES (?1, ?2, ?3)";
+                let values = params![rows::batch_key(*id), index.0, instance.0];
+                transaction.prepare_cached(sql)?.execute(values)?;
+            }
+            Change::ForgetExclusions(id, index) => {
+                let sql = "DELETE FROM exclusions WHERE batch = ?1 AND idx = ?2";
+                transaction.prepare_cached(sql)?.execute(params![rows::batch_key(*id), index.0])?;
+            }
             Change::Secret(id, sealed) => secret(transaction, *id, sealed.as_deref())?,
             Change::Request(record) => request(transaction, record)?,
             Change::Worker(row) => worker(transaction, row)?,
