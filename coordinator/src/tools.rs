@@ -161,7 +161,12 @@ fn copy_logs(from: &Path, to: &Path) -> Result<u64, Error> {
     };
     DirBuilder::new().mode(0o700).create(to).map_err(failed(to))?;
     let mut names = Vec::new();
-    for entry in fs::read_dir(from).map_err(failed(from))? {
+    let entries = match fs::read_dir(from) {
+        // A start that was cut short has not made it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(failed(from))?,
+    };
+    for entry in entries {
         let name = entry.map_err(failed(from))?.file_name();
         let is_ours = name.to_str().is_some_and(|name| {
             name.starts_with("segment-") && (name.ends_with(".log") || name.ends_with(".index"))

@@ -135,6 +135,31 @@ async fn a_second_coordinator_on_the_same_data_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn newer_data_is_refused_and_left_as_it_is() {
+    // Where a database file has the number of its schema.
+    const PLACE: std::ops::Range<usize> = 60..64;
+    let mut cluster = Cluster::start().await;
+    let batch = cluster.submit(&["say a"], 1).await.batch_id;
+    assert!(cluster.stop_coordinator().await.success());
+    let database = cluster.data_dir().join("muster.db");
+    let whole = fs::read(&database).unwrap();
+    let mut newer = whole.clone();
+    newer[PLACE].copy_from_slice(&99_u32.to_be_bytes());
+    fs::write(&database, &newer).unwrap();
+    let data = cluster.data_dir();
+    let data = data.to_str().unwrap();
+    for arguments in [&["--listen=127.0.0.1:0", "--data-dir", data][..], &["check", "--data-dir", data]] {
+        let (code, said) = coordinator(&cluster, arguments).await;
+        assert!(code == 1 && said.contains("schema 99") && said.contains("newer"), "{said}");
+    }
+    assert!(fs::read(&database).unwrap() == newer, "not a byte is changed");
+    fs::write(&database, &whole).unwrap();
+    cluster.start_coordinator().await;
+    let there = batches(&cluster).await;
+    assert!(!there[&batch].on_hold, "the file was written in place: it is the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retention_removes_ended_batches_and_nothing_else() {
     let mut cluster = Cluster::start().await;
     let worker = cluster.worker(WorkerOptions::new("solo", 2)).await;
