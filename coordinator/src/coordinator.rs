@@ -270,14 +270,17 @@ async fn run(
     health.set(true);
     let server = tokio::spawn(edge.serve(listener));
     tokio::spawn(upkeep.run(stopping.clone()));
-    let supervisor = Supervisor { stopping: stopping.clone(), engine, engine_stopped, logs, health, server };
-    Ok(Running { address, stopping, end: tokio::spawn(supervisor.supervise()) })
+    let asked = CancellationToken::new();
+    let supervisor =
+        Supervisor { asked: asked.clone(), stopping, engine, engine_stopped, logs, health, server };
+    Ok(Running { address, asked, end: tokio::spawn(supervisor.supervise()) })
 }
 
 /// A coordinator that runs. Dropping it leaves it running.
 pub struct Running {
     address: SocketAddr,
-    stopping: CancellationToken,
+    /// Cancelled to ask for a stop.
+    asked: CancellationToken,
     end: JoinHandle<Result<(), Failure>>,
 }
 
@@ -296,18 +299,21 @@ impl Running {
     /// Stops it: health NOT_SERVING, streams ended with UNAVAILABLE, the group in flight committed, connections
     /// drained for at most 10 s.
     pub async fn shutdown(mut self) -> Result<(), Failure> {
-        self.stopping.cancel();
+        self.asked.cancel();
         self.wait().await
     }
 
     /// Asks it to stop, without waiting.
     pub fn stop(&self) {
-        self.stopping.cancel();
+        self.asked.cancel();
     }
 }
 
 /// Watches over the parts and stops them all when one fails or a stop is asked for.
 struct Supervisor {
+    /// A stop is asked for.
+    asked: CancellationToken,
+    /// It has begun: health says so already.
     stopping: CancellationToken,
     engine: Handle,
     engine_stopped: engine::Stopped,
@@ -321,7 +327,7 @@ impl Supervisor {
         let mut engine_ended = false;
         let mut server_ended = false;
         let failure = tokio::select! {
-            () = self.stopping.cancelled() => None,
+            () = self.asked.cancelled() => None,
             stopped = &mut self.engine_stopped => {
                 engine_ended = true;
                 Some(match stopped {
