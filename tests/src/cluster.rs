@@ -152,11 +152,6 @@ impl Cluster {
         timeout(READY_WITHIN, child.wait()).await.expect("the coordinator ends").expect("its status")
     }
 
-    /// The coordinator's process id.
-    pub fn coordinator_pid(&self) -> i32 {
-        self.coordinator.as_ref().and_then(Child::id).expect("the coordinator runs") as i32
-    }
-
     /// Other further arguments for the next start of the coordinator.
     pub fn set_coordinator_args(&mut self, args: &[&str]) {
         self.options.coordinator_args = args.iter().map(|&arg| arg.to_owned()).collect();

@@ -345,7 +345,7 @@ async fn a_stop_ends_a_hundred_streams_within_ten_seconds() {
 async fn a_second_signal_ends_it_at_once() {
     let mut cluster = Cluster::start().await;
     let batch = cluster.submit(&["say a"], 1).await.batch_id;
-    let pid = Pid::from_raw(cluster.coordinator_pid());
+    let pid = Pid::from_raw(cluster.coordinator_pid() as i32);
     // A client that never reads holds a connection open.
     let _held = tokio::net::TcpStream::connect(cluster.address()).await.unwrap();
     kill(pid, Signal::SIGTERM).unwrap();
