@@ -9,33 +9,49 @@ use prost_types::Duration;
 
 use crate::error::Error;
 
+/// Where help has them; for each, since a heading for all would go on over what comes after them.
+const HEADING: &str = "How the batch is carried out (wins over the payload's own)";
+
 /// Limits of time, retries, when to give up. What is not given is left to the payload.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
-#[command(next_help_heading = "How the batch is carried out (wins over the payload's own)")]
 pub struct OptionArgs {
     /// End a task that runs longer: it fails as timed_out (90s, 5m, 2h)
-    #[arg(long, env = "MUSTER_TIME_LIMIT", value_name = "TIME", value_parser = time)]
+    #[arg(help_heading = HEADING, long, env = "MUSTER_TIME_LIMIT", value_name = "TIME", value_parser = time)]
     pub time_limit: Option<Duration>,
     /// Fail a task that has waited longer for its first start
-    #[arg(long, env = "MUSTER_QUEUE_TIME_LIMIT", value_name = "TIME", value_parser = time)]
+    #[arg(
+        help_heading = HEADING, long, env = "MUSTER_QUEUE_TIME_LIMIT", value_name = "TIME",
+        value_parser = time
+    )]
     pub queue_time_limit: Option<Duration>,
     /// Between SIGTERM and SIGKILL when a task is ended; 10s where nothing is said
-    #[arg(long, env = "MUSTER_CANCEL_GRACE", value_name = "TIME", value_parser = time)]
+    #[arg(
+        help_heading = HEADING, long, env = "MUSTER_CANCEL_GRACE", value_name = "TIME", value_parser = time
+    )]
     pub cancel_grace: Option<Duration>,
     /// Run a failed task again, so many times at most; each run may cost money
-    #[arg(long, env = "MUSTER_RETRIES", value_name = "N", value_parser = clap::value_parser!(i32).range(0..100))]
+    #[arg(
+        help_heading = HEADING, long, env = "MUSTER_RETRIES", value_name = "N",
+        value_parser = clap::value_parser!(i32).range(0..100)
+    )]
     pub retries: Option<i32>,
     /// What is run again: exit_code, an exit code, signal, timed_out, worker_crashed
-    #[arg(long, env = "MUSTER_RETRY_ON", value_name = "END,…", value_delimiter = ',', requires = "retries")]
+    #[arg(
+        help_heading = HEADING, long, env = "MUSTER_RETRY_ON", value_name = "END,…", value_delimiter = ',',
+        requires = "retries"
+    )]
     pub retry_on: Vec<String>,
     /// Wait before the first retry, twice as long before each further one; 10s where nothing is said
-    #[arg(long, env = "MUSTER_RETRY_BACKOFF", value_name = "TIME", value_parser = time, requires = "retries")]
+    #[arg(
+        help_heading = HEADING, long, env = "MUSTER_RETRY_BACKOFF", value_name = "TIME",
+        value_parser = time, requires = "retries"
+    )]
     pub retry_backoff: Option<Duration>,
     /// Give the batch up once so many tasks have failed: what waits is cancelled, what runs goes on
-    #[arg(long, env = "MUSTER_MAX_FAILURES", value_name = "N")]
+    #[arg(help_heading = HEADING, long, env = "MUSTER_MAX_FAILURES", value_name = "N")]
     pub max_failures: Option<i32>,
     /// What a worker does with its tasks while it is cut off from the coordinator
-    #[arg(long, env = "MUSTER_ON_DISCONNECT", value_name = "WHAT")]
+    #[arg(help_heading = HEADING, long, env = "MUSTER_ON_DISCONNECT", value_name = "WHAT")]
     pub on_disconnect: Option<OnDisconnect>,
 }
 

@@ -32,7 +32,7 @@ pub const TASK_KEYS: [&str; 27] = [
 ];
 
 /// The keys of a batch that say how it is carried out.
-pub(super) const OPTION_KEYS: [&str; 6] =
+pub const OPTION_KEYS: [&str; 6] =
     ["time_limit", "queue_time_limit", "cancel_grace", "retry", "max_failures", "on_disconnect"];
 
 /// The keys of a retry policy.

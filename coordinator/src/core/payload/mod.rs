@@ -10,7 +10,7 @@ mod read;
 mod violation;
 
 pub use input::TaskInput;
-pub use keys::{TASK_KEYS, nearest};
+pub use keys::{OPTION_KEYS, TASK_KEYS, nearest};
 pub use violation::{FieldViolation, MAX_VIOLATIONS};
 
 use super::integer::Integer;
