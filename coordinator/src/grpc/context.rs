@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::{
     core::{catalog::Catalog, model::TaskStatus},
+    disk::Disk,
     engine::handle::Handle,
     logs::Logs,
     policy_file::PolicyFile,
@@ -39,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
     pub(crate) models: Arc<Models>,
+    pub(crate) disk: Arc<Disk>,
     /// Cancelled when the coordinator begins to stop: streams end themselves.
     pub(crate) stopping: CancellationToken,
     pub(crate) life: LifeId,
@@ -58,14 +60,26 @@ pub(crate) struct Parts {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
     pub(crate) models: Arc<Models>,
+    pub(crate) disk: Arc<Disk>,
     pub(crate) stopping: CancellationToken,
     pub(crate) first_batch: Option<BatchId>,
 }
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { engine, reader, logs, hub, keyring, catalog, policy, models, stopping, first_batch } =
-            parts;
+        let Parts {
+            engine,
+            reader,
+            logs,
+            hub,
+            keyring,
+            catalog,
+            policy,
+            models,
+            disk,
+            stopping,
+            first_batch,
+        } = parts;
         let life = reader.life();
         Self {
             engine,
@@ -77,6 +91,7 @@ impl Context {
             catalog,
             policy,
             models,
+            disk,
             stopping,
             life,
             first_batch: Arc::new(Mutex::new(first_batch)),
@@ -96,6 +111,17 @@ impl Context {
         if *first == Some(id) {
             *first = None;
         }
+    }
+
+    /// Refuses new work while the disk is nearly full, unless it is a repeated call: that one has been carried out.
+    pub(crate) async fn room_for(&self, request_id: &str) -> Result<(), Status> {
+        let disk = Arc::clone(&self.disk);
+        let Err(low) = self.compute(move || disk.check()).await? else { return Ok(()) };
+        let id = request_id.to_owned();
+        if !id.is_empty() && self.read(move |reader| reader.request(&id)).await?.is_some() {
+            return Ok(());
+        }
+        Err(status::disk_low(low))
     }
 
     /// Reads the store on a blocking thread.

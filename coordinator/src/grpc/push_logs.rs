@@ -2,9 +2,9 @@
 //!
 //! Knows no sessions: the stream is a connection of its own, and a byte's place is named by its attempt and
 //! offset. What was stored before is passed over, so that sending again does no harm. Attempts that nobody
-//! could ask for (of another life, never handed out) are passed over without an acknowledgement: a worker that
-//! holds such a one is told to forget it in its session. So is the newest attempt of a task where it was offered to
-//! another worker. Who pushes output of an older one is not looked at: it has ended, and is only late.
+//! could ask for (of a task that is not known here, never handed out) are passed over without an acknowledgement: a
+//! worker that holds such a one is told to forget it in its session. So is the newest attempt of a task where it was
+//! offered to another worker. Who pushes output of an older one is not looked at: it has ended, and is only late.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -190,18 +190,18 @@ impl Pushes {
     }
 }
 
-/// Whether the attempt was ever handed out, and to this worker if it is its task's newest. An offer is stored before it
-/// is sent, so whoever may have output of it is known by then.
+/// Whether the attempt was ever handed out, and to this worker if it is its task's newest; or handed out, for all that
+/// is known, by the coordinator whose data this is a copy of. An offer is stored before it is sent, so whoever may have
+/// output of it is known by then.
 pub(super) async fn is_wanted(
     context: &Context,
     attempt: AttemptId,
     instance: &InstanceId,
 ) -> Result<bool, Status> {
-    if attempt.life != context.life {
-        return Ok(false);
-    }
+    let foreign = attempt.life != context.life;
     let task = context.read(move |reader| reader.task(attempt.batch, attempt.task)).await?;
     Ok(task.is_some_and(|task| match task.state.worker {
+        _ if foreign => true,
         Some(holder) if attempt.attempt == task.state.attempt => holder.instance == *instance,
         Some(_) | None => attempt.attempt <= task.state.attempt,
     }))

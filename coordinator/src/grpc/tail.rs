@@ -66,13 +66,16 @@ pub(crate) async fn tail_logs(
     if asked > newest {
         return Err(status::unknown_attempt(asked, newest));
     }
+    let attempt = AttemptNo(if asked == 0 { newest } else { asked });
+    let active = view.state.status == TaskStatus::Running || view.state.offered;
+    let life = if active && attempt == view.state.attempt {
+        None
+    } else {
+        // Data that was restored has attempts of the life before.
+        context.read(move |reader| reader.attempt_life((batch, task), attempt)).await?
+    };
     let mut tail = Tail {
-        attempt: AttemptId {
-            life: context.life,
-            batch,
-            task,
-            attempt: AttemptNo(if asked == 0 { newest } else { asked }),
-        },
+        attempt: AttemptId { life: life.unwrap_or(context.life), batch, task, attempt },
         newest_wanted: asked == 0,
         not_before: 0,
         settled: row.map(|row| (row.id, End::of(&row))),
@@ -86,6 +89,7 @@ pub(crate) async fn tail_logs(
     if waits && asked == 0 && tail.follow && tail.offset == 0 && tail.row_end().await?.is_some() {
         // It is to run again: the newest attempt is the one that comes.
         tail.attempt.attempt = AttemptNo(0);
+        tail.attempt.life = tail.context.life;
         tail.not_before = newest + 1;
     }
     tail.check_offset(&view).await?;
@@ -228,6 +232,7 @@ impl Tail {
                 self.settled = row.map(|row| (row.id, End::of(&row))).or(self.settled);
                 if self.gives_way(&view.state).await? {
                     self.attempt.attempt = view.state.attempt;
+                    self.attempt.life = self.context.life;
                     stored = self.context.logs.subscribe(self.attempt);
                 }
             }
