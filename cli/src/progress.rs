@@ -187,11 +187,16 @@ pub fn headline(batch: &Batch) -> String {
     };
     let tasks =
         if batch.task_count == 1 { "1 task".to_owned() } else { format!("{} tasks", batch.task_count) };
-    format!(
+    let mut text = format!(
         "{name}: {tasks}, at most {} at once, {}",
         batch.effective_concurrency,
         scheduler_word(batch.scheduler_status())
-    )
+    );
+    // That of a batch on hold names its command, which has a line of its own.
+    if !batch.status_message.is_empty() && !batch.on_hold {
+        text.push_str(&format!(" ({})", one_line(&batch.status_message)));
+    }
+    text
 }
 
 /// What to say where nothing will start: the batch is on hold, or no worker is there.
