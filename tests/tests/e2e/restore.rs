@@ -71,7 +71,7 @@ async fn a_copy_begins_a_new_life_and_holds_what_was_unfinished() {
         Ok(stream) => stream.into_inner().message().await.unwrap_err(),
     };
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
-    let request = ListBatchesRequest { page_size: 1, page_token: token, ..Default::default() };
+    let request = ListBatchesRequest { page_size: 1, page_token: token };
     let refused = cluster.batches().list_batches(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
 
