@@ -242,7 +242,7 @@ impl Live {
         let old = if active.start_ms.is_some() { TaskStatus::Running } else { TaskStatus::Queued };
         *self.state.counts.of(old) -= 1;
         self.state.counts.queued += 1;
-        self.returned.insert(task.0);
+        self.wait_again(task);
         Some(active)
     }
 
@@ -280,7 +280,7 @@ impl Live {
         *slot = Slot::Waiting { attempts };
         *self.state.counts.of(status) -= 1;
         self.state.counts.queued += 1;
-        self.returned.insert(task.0);
+        self.wait_again(task);
         Some(AttemptNo(attempts))
     }
 
@@ -327,6 +327,13 @@ impl Live {
             cancel_grace_ms: active.cancel_grace_ms,
             ..TaskState::default()
         })
+    }
+
+    /// From the cursor on (a restart sets it back), waiting is being in the queue.
+    fn wait_again(&mut self, task: TaskIndex) {
+        if task.0 < self.cursor {
+            self.returned.insert(task.0);
+        }
     }
 
     fn take(&mut self, task: TaskIndex, attempt: AttemptNo, next: Slot) -> Option<Active> {

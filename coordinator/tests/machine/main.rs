@@ -6,6 +6,14 @@
 mod calls;
 mod explain;
 mod groups;
+mod model;
+mod model_calls;
+mod model_compare;
+mod model_ends;
+mod model_random;
+mod model_rows;
+mod model_steps;
+mod model_workers;
 mod random;
 mod running;
 mod sessions;
