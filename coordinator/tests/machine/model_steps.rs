@@ -94,8 +94,11 @@ pub(crate) enum Step {
         said: Said,
         stale: bool,
     },
-    Gone {
+    /// The worker is cut off; one that is away comes back, as if nothing had happened or as its machine allows.
+    Turn {
         worker: u8,
+        boot: Boot,
+        lists: u16,
     },
     Store {
         worker: u8,
@@ -139,14 +142,17 @@ fn said() -> impl Strategy<Value = Said> {
     ]
 }
 
+fn boot(same: u32) -> impl Strategy<Value = Boot> {
+    prop_oneof![same => Just(Boot::Same), 1 => Just(Boot::Another)]
+}
+
 fn hello() -> impl Strategy<Value = Step> {
-    let boot = prop_oneof![5 => Just(Boot::Same), 1 => Just(Boot::Another)];
     let name = prop_oneof![12 => Just(0u8), 1 => 1..4u8];
     let number = prop_oneof![8 => Just(1i8), 1 => -1..1i8];
     let lists = prop_oneof![2 => Just(0u16), 1 => any::<u16>()];
     let past = prop::option::weighted(0.3, (which(), 0..3u8));
     let draining = prop::bool::weighted(0.05);
-    (0..WORKERS, 0..4u32, boot, name, number, lists, past, draining).prop_map(
+    (0..WORKERS, 0..4u32, boot(5), name, number, lists, past, draining).prop_map(
         |(worker, slots, boot, name, number, lists, past, draining)| Step::Hello {
             worker,
             slots,
@@ -175,7 +181,8 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         9 => hello(),
         50 => (own.clone(), which(), said(), prop::bool::weighted(0.03))
             .prop_map(|(worker, which, said, stale)| Step::Says { worker, which, said, stale }),
-        4 => own.clone().prop_map(|worker| Step::Gone { worker }),
+        8 => (own.clone(), boot(1), any::<u16>())
+            .prop_map(|(worker, boot, lists)| Step::Turn { worker, boot, lists }),
         9 => (own.clone(), which(), 0..4u8)
             .prop_map(|(worker, which, bytes)| Step::Store { worker, which, bytes }),
         1 => (own, which()).prop_map(|(worker, which)| Step::Unsendable { worker, which }),
@@ -248,13 +255,15 @@ impl Pair {
                         Event::Worker(SessionId(session), self.words(number, which, said))
                     }
                     (_, true) => Event::Worker(SessionId(1), self.words(number, which, said)),
-                    (None, false) => self.hello_of(reply, &Step::usual_hello(number)),
+                    (None, false) => self.hello_of(reply, &Step::usual_hello(number, Boot::Same, 0)),
                 }
             }
-            Step::Gone { worker: number } => {
+            Step::Turn { worker: number, boot, lists } => {
                 let instance = worker(number.into()).instance;
-                let up = self.model.workers.get(&instance).and_then(|worker| worker.session());
-                Event::Gone(SessionId(up.unwrap_or(1)))
+                match self.model.workers.get(&instance).and_then(|worker| worker.session()) {
+                    Some(session) => Event::Gone(SessionId(session)),
+                    None => self.hello_of(reply, &Step::usual_hello(number, boot, lists)),
+                }
             }
             Step::Store { worker, which, bytes } => match self.attempt(worker, which) {
                 None => Event::Tick,
@@ -378,8 +387,8 @@ impl Pair {
 
 impl Step {
     /// A worker dials in as workers do.
-    fn usual_hello(worker: u8) -> Self {
-        let (slots, boot, name, number, lists, past, draining) = (3, Boot::Same, 0, 1, 0, None, false);
+    fn usual_hello(worker: u8, boot: Boot, lists: u16) -> Self {
+        let (slots, name, number, past, draining) = (3, 0, 1, None, false);
         Self::Hello { worker, slots, boot, name, number, lists, past, draining }
     }
 }
