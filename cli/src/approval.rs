@@ -6,6 +6,7 @@
 use std::io::BufRead;
 
 use muster_proto::v1::{Batch, SubmitBatchRequest};
+use nix::sys::termios::{FlushArg, tcflush};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -136,6 +137,7 @@ impl<'a> Approvals<'a> {
             self.show(batch).await?;
         }
         self.asked.push(limit);
+        forget_what_was_typed();
         io.prompt(&question);
         if self.answer().await? { Ok(limit) } else { Err(Error::NotApproved) }
     }
@@ -213,6 +215,12 @@ fn shorten(text: &str) -> String {
         short.push_str("...");
     }
     short
+}
+
+/// Keys that were hit before the question was there are no answer to it.
+fn forget_what_was_typed() {
+    // Without a terminal nobody is asked.
+    let _ = tcflush(std::io::stdin(), FlushArg::TCIFLUSH);
 }
 
 /// The next line without its end; `None` where it does not end: nobody sent it off.

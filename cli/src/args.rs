@@ -5,9 +5,15 @@
 //! task finds in its own environment (`MUSTER_BATCH_ID MUSTER_TASK_INDEX MUSTER_ATTEMPT MUSTER_OUTPUT_DIR`) is
 //! never read, so that a task may call `muster` itself.
 
-use std::path::PathBuf;
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{FalseyValueParser, Resettable},
+};
 
 use crate::{client::new_request_id, color::When, commands, error::Error, output::Format};
 
@@ -242,6 +248,17 @@ pub fn command() -> clap::Command {
         command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(named)
     }
     named(<Cli as clap::CommandFactory>::command())
+}
+
+/// A command line that passes over variables that are set to nothing, as if they were not set.
+pub fn without_empty_variables(
+    command: clap::Command,
+    variable: &impl Fn(&OsStr) -> Option<OsString>,
+) -> clap::Command {
+    let is_empty = |name: &OsStr| variable(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(|command| without_empty_variables(command, variable))
 }
 
 #[cfg(test)]

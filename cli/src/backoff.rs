@@ -1,6 +1,8 @@
 //! How long to wait for a coordinator that went away: growing pauses, bounded in all.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{Context, error::Error, io::Io};
 
@@ -37,11 +39,14 @@ impl Patience {
 #[derive(Default)]
 pub struct Outage {
     since: Option<(Instant, Io)>,
+    /// The end of a pause that is being made.
+    until: Option<Instant>,
     tries: u32,
 }
 
 impl Outage {
-    /// Waits before the next try, saying so on the first one. Fails once the patience is used up.
+    /// Waits before the next try, saying so on the first one. Fails once the patience is used up. May be cancelled
+    /// and called again: it is the same pause then.
     pub async fn wait(&mut self, context: &Context, why: &str) -> Result<(), Error> {
         let patience = context.patience;
         let (since, _) = self.since.get_or_insert_with(|| {
@@ -55,11 +60,16 @@ impl Outage {
             }
             (Instant::now(), context.io.clone())
         });
-        if since.elapsed() >= patience.give_up {
-            let seconds = since.elapsed().as_secs();
-            return Err(Error::GaveUp { url: context.url.clone(), seconds });
-        }
-        tokio::time::sleep(jittered(patience.pause(self.tries))).await;
+        let until = match self.until {
+            Some(until) => until,
+            None if since.elapsed() >= patience.give_up => {
+                let seconds = since.elapsed().as_secs();
+                return Err(Error::GaveUp { url: context.url.clone(), seconds });
+            }
+            None => *self.until.insert(Instant::now() + jittered(patience.pause(self.tries))),
+        };
+        tokio::time::sleep_until(until).await;
+        self.until = None;
         self.tries = self.tries.saturating_add(1);
         Ok(())
     }
@@ -69,6 +79,7 @@ impl Outage {
         if self.since.take().is_some() && context.io.outage_ends() {
             context.io.say("the coordinator is back");
         }
+        self.until = None;
         self.tries = 0;
     }
 }
@@ -99,6 +110,25 @@ mod tests {
         let pauses: Vec<_> = (0..7).map(|n| patience.pause(n).as_millis()).collect();
         assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(patience.pause(u32::MAX), patience.longest);
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_is_cancelled_goes_on_where_it_was() {
+        let io = Io::new(Box::new(std::io::sink()), Box::new(std::io::sink()), false);
+        let first = Duration::from_secs(3600);
+        let patience = Patience { first, longest: first, give_up: first };
+        let context = Context { io, url: "http://h:1".to_owned(), patience };
+        let mut outage = Outage::default();
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            tokio::select! {
+                biased;
+                _ = outage.wait(&context, "gone") => panic!("an hour is not over"),
+                () = std::future::ready(()) => {}
+            }
+            ends.push(outage.until.unwrap());
+        }
+        assert_eq!((ends[0], outage.tries), (ends[1], 0));
     }
 
     #[test]

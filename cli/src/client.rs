@@ -44,12 +44,15 @@ impl Client {
     pub fn new(context: &Context) -> Result<Self, Error> {
         let address = &context.url;
         let bad = |detail: &str| Error::Usage(format!("--coordinator {address}: {detail}"));
-        let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
+        let url = with_scheme(address);
         if !url.starts_with("http://") {
             return Err(bad("only addresses such as http://HOST:PORT are supported"));
         }
         let endpoint =
             Endpoint::from_shared(url).map_err(|_| bad("not an address such as http://HOST:PORT"))?;
+        if endpoint.uri().port().is_none() {
+            return Err(bad("names no port; coordinators listen on 7070 unless told otherwise"));
+        }
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -200,6 +203,15 @@ impl TaskPages {
     }
 }
 
+/// An address as everything takes it: `HOST:PORT` alone becomes `http://HOST:PORT`.
+pub fn with_scheme(address: &str) -> String {
+    if address.is_empty() || address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    }
+}
+
 /// Whether a stream that failed so may be opened again.
 pub(crate) fn may_come_back(status: &Status) -> bool {
     is_lost(status)
@@ -215,6 +227,23 @@ pub fn new_request_id() -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_a_port_and_no_scheme() {
+        let client = |url: &str| {
+            let io = crate::io::Io::new(Box::new(std::io::sink()), Box::new(std::io::sink()), false);
+            let context = Context { io, url: url.to_owned(), patience: crate::backoff::Patience::default() };
+            Client::new(&context).map(|_| ()).map_err(|error| error.to_string())
+        };
+        for good in ["http://h:1", "h:1", "127.0.0.1:7070", "http://[::1]:7070/"] {
+            assert_eq!(client(good), Ok(()), "{good}");
+        }
+        for (bad, way_out) in
+            [("http://h", "7070"), ("h", "7070"), ("https://h:1", "http://"), ("", "http://HOST:PORT")]
+        {
+            assert!(client(bad).unwrap_err().contains(way_out), "{bad}");
+        }
+    }
 
     #[test]
     fn request_ids_are_long_and_differ() {

@@ -13,6 +13,7 @@ use crate::{
         problem::{Problem, report},
         snippet::Style,
     },
+    progress::command,
     sanitize::one_line,
 };
 
@@ -69,7 +70,11 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing answers at the address.
-    #[error("no coordinator answers at {url} ({detail}); start one with: muster-coordinator --data-dir DIR")]
+    #[error(
+        "no coordinator answers at {url} ({detail}); start one with: muster-coordinator --data-dir DIR; or look for \
+         what is wrong with: {}",
+        command(url, "doctor")
+    )]
     Unreachable {
         /// The address.
         url: String,

@@ -2,7 +2,7 @@
 //!
 //! [`Cursor`] decides from where to go on and is pure; [`Follower`] does the calls.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, pin::Pin};
 
 use muster_proto::v1::{SchedulerStatus, WatchBatchRequest, WatchBatchResponse};
 use tonic::{Code, Streaming};
@@ -75,12 +75,18 @@ impl Cursor {
     }
 }
 
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<WatchBatchResponse>, tonic::Status>> + Send>>;
+
 /// The changes of one batch, until it has ended.
 pub struct Follower {
     client: Client,
     batch_id: String,
     cursor: Cursor,
     stream: Option<Streaming<WatchBatchResponse>>,
+    /// A call on its way: kept when [`Self::next`] is cancelled, not made again.
+    opening: Option<Opening>,
+    /// Why a pause is being made: the same.
+    failure: Option<String>,
     outage: Outage,
     /// The coordinator has answered before, so it is worth waiting for.
     known: bool,
@@ -94,6 +100,8 @@ impl Follower {
             batch_id: batch_id.to_owned(),
             cursor: Cursor::default(),
             stream: None,
+            opening: None,
+            failure: None,
             outage: Outage::default(),
             known,
         }
@@ -102,6 +110,10 @@ impl Follower {
     /// The next message; `None` once the batch has ended. May be cancelled and called again.
     pub async fn next(&mut self) -> Result<Option<WatchBatchResponse>, Error> {
         loop {
+            if let Some(failure) = &self.failure {
+                self.outage.wait(self.client.context(), failure).await?;
+                self.failure = None;
+            }
             let failure = match self.receive().await {
                 Ok(Some(message)) => {
                     self.cursor.observe(&message);
@@ -127,7 +139,7 @@ impl Follower {
                 Err(status) => return Err(self.client.error(&status)),
             };
             self.stream = None;
-            self.outage.wait(self.client.context(), &failure).await?;
+            self.failure = Some(failure);
         }
     }
 
@@ -135,13 +147,24 @@ impl Follower {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let position = self.cursor.position();
-                let request = WatchBatchRequest {
-                    batch_id: self.batch_id.clone(),
-                    after_revision: position.map(|(revision, _)| revision),
-                    life_id: position.map(|(_, life)| life.to_owned()).unwrap_or_default(),
+                let opening = match &mut self.opening {
+                    Some(opening) => opening,
+                    None => {
+                        let position = self.cursor.position();
+                        let request = WatchBatchRequest {
+                            batch_id: self.batch_id.clone(),
+                            after_revision: position.map(|(revision, _)| revision),
+                            life_id: position.map(|(_, life)| life.to_owned()).unwrap_or_default(),
+                        };
+                        let mut batches = self.client.batches();
+                        self.opening.insert(Box::pin(async move {
+                            batches.watch_batch(request).await.map(tonic::Response::into_inner)
+                        }))
+                    }
                 };
-                let stream = self.client.batches().watch_batch(request).await?.into_inner();
+                let opened = opening.await;
+                self.opening = None;
+                let stream = opened?;
                 // It has answered; the next message may be long in coming.
                 self.known = true;
                 self.outage.over(self.client.context());

@@ -144,6 +144,21 @@ impl Io {
         let _ = self.put(Stream::Err, format!("{text}\n").as_bytes());
     }
 
+    /// Says that `what` is about to be read from standard input, where that is a keyboard and silence would look like a
+    /// command that hangs.
+    pub fn say_that_it_reads(&self, what: &str) {
+        if self.surroundings.can_ask {
+            self.say(&format!("reading {what} from the terminal; end it with Ctrl-D on a line of its own"));
+        }
+    }
+
+    /// Ends the line that Ctrl-C or a question left open on a terminal.
+    pub fn end_open_line(&self) {
+        if self.err_is_terminal {
+            self.prompt("\n");
+        }
+    }
+
     /// Says something that the user's answer is to follow on the same line.
     pub fn prompt(&self, text: &str) {
         let _ = self.put(Stream::Err, text.as_bytes());
@@ -182,6 +197,14 @@ impl Io {
         }
     }
 
+    /// Whether something may be painted now.
+    pub fn screen_is_open(&self) -> bool {
+        // Held for long only by what is being painted.
+        self.canvas
+            .as_ref()
+            .is_some_and(|canvas| canvas.screen.try_lock().map_or(true, |screen| screen.is_open()))
+    }
+
     /// Paints these lines in place of the last ones; none while the terminal belongs to another job.
     pub fn paint(&self, lines: Vec<String>) {
         let Some(canvas) = &self.canvas else { return };
@@ -199,9 +222,9 @@ impl Io {
         });
     }
 
-    /// Removes what is painted until the next painting, and prints what still waits.
-    pub fn clear_screen(&self) {
-        self.change_screen(|screen| screen.paint(Vec::new()));
+    /// Removes what is painted until [`Self::touch_screen`], and prints what still waits.
+    pub fn pause_screen(&self) {
+        self.change_screen(Screen::pause);
     }
 
     /// Removes what is painted, for good, and prints what still waits.

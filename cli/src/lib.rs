@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
 
 async fn execute_until_interrupted(start: Start) -> Exit {
     let Start { cli, io, pager } = start;
-    let context = Context { io, url: cli.coordinator.clone(), patience: Patience::default() };
+    let context = Context { io, url: client::with_scheme(&cli.coordinator), patience: Patience::default() };
     // `run` owns tasks that cost money and ends them itself; every other command only looks on.
     if matches!(cli.command, Command::Run(_)) {
         return execute(cli, context).await;
@@ -139,11 +139,15 @@ pub async fn execute(cli: Cli, context: Context) -> Exit {
 
 fn report(outcome: Result<Exit, Error>, io: &Io) -> Exit {
     // An interrupt comes in the middle of a live view.
+    let had_screen = io.screen_is_open();
     io.close_screen();
     match outcome {
         Ok(exit) => exit,
         Err(error) => {
             if let Some(text) = error.text() {
+                if matches!(error, Error::Interrupted) && !had_screen {
+                    io.end_open_line();
+                }
                 io.say(&text);
             }
             if let (Error::Interrupted, Some(hint)) = (&error, io.interrupt_hint()) {

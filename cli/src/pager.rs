@@ -1,7 +1,7 @@
 //! A pager for what does not fit on the screen.
 //!
-//! Output that fits is printed as always. What is longer goes to a program such as `less`; talk is held back until
-//! that has ended, so that it does not land in the middle of the picture. What it does not do: page anything that
+//! Output that fits is printed as always. What is longer goes to a program such as `less`; talk that comes after the
+//! first output is held back until that has ended, so that it does not land in the middle of the picture. What it does not do: page anything that
 //! goes to a file or a pipe; whoever starts it asks first.
 
 use std::{
@@ -20,7 +20,7 @@ use nix::{
 use unicode_width::UnicodeWidthStr;
 
 /// The pager where none is named: ends at once if all fits, shows colour, leaves the text on the screen.
-const DEFAULT_PAGER: &str = "less -FRX";
+pub(crate) const DEFAULT_PAGER: &str = "less -FRX";
 /// How `less` behaves where it is named without options of its own.
 const LESS: &str = "FRX";
 /// Talk that is held back while the pager shows something; what is past it is not said.
@@ -172,6 +172,11 @@ impl State {
         }
     }
 
+    /// Whether there is no output yet that talk would come before or into.
+    fn shows_nothing(&self) -> bool {
+        self.kept.is_empty() && self.running.is_none() && !self.waited_for
+    }
+
     /// Whether what is kept fits on the screen, with lines that the terminal breaks counted as several.
     fn fits(&self) -> bool {
         let text = String::from_utf8_lossy(&self.kept);
@@ -207,6 +212,10 @@ struct Talk(Pager);
 impl Write for Talk {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state();
+        if state.shows_nothing() {
+            // At once: it may be a question.
+            return io::stderr().write(data);
+        }
         let room = MAX_TALK_BYTES.saturating_sub(state.talk.len());
         state.talk.extend_from_slice(data.get(..room).unwrap_or(data));
         Ok(data.len())

@@ -87,6 +87,8 @@ impl BatchArgs {
                     .to_owned(),
             ));
         }
+        let from_standard_input = if batch { Some("the batch") } else { key.then_some("the key") };
+        from_standard_input.into_iter().for_each(|what| io.say_that_it_reads(what));
         let style = if io.surroundings().talk_in_colour { Style::Colour } else { Style::Plain };
         let input = self.source.read(&self.inherited.checked_defaults(), style)?;
         let mut origin = input.origin;
@@ -94,7 +96,6 @@ impl BatchArgs {
         if let (Origin::Json(_, outline), Some(_)) = (&mut origin, self.concurrency) {
             outline.concurrency = None;
         }
-        let from_standard_input = if batch { Some("the batch") } else { key.then_some("the key") };
         let provenance = Provenance { origin, style, from_standard_input };
         Ok(HandedIn { payload: input.payload, api_key: self.key.read(io)?, provenance })
     }

@@ -119,6 +119,12 @@ impl Progress {
         self.batch.as_ref().is_some_and(all_completed)
     }
 
+    /// The first task that did not complete and was started, so that it has a log.
+    pub fn first_log(&self) -> Option<i32> {
+        let has_log = |index: &&i32| self.tasks.get(index).is_some_and(|known| known.attempt > 0);
+        self.failures.keys().find(has_log).copied()
+    }
+
     /// How it came out: the counts, the failures by name, and the command that shows their output.
     pub fn summary(&self, logs_command: bool) -> Vec<String> {
         let Some(batch) = &self.batch else { return Vec::new() };
@@ -339,6 +345,7 @@ mod tests {
         assert!(summary.contains("task 2 failed: ended by signal 9 (SIGKILL)"), "{summary}");
         assert!(summary.contains("muster --coordinator http://other:1 logs b1 2"), "{summary}");
         assert!(summary.contains("task 3 cancelled"), "{summary}");
+        assert_eq!(progress.first_log(), Some(2));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::FromArgMatches as _;
+use clap::{FromArgMatches as _, error::ErrorKind};
 
 use crate::{
     args::{self, Cli},
@@ -31,7 +31,9 @@ pub struct Start {
 /// There is nothing more to do; the exit code says how it ended.
 pub fn read(words: Vec<OsString>) -> Result<Start, ExitCode> {
     let command = args::command().color(help_color(&words));
+    let command = args::without_empty_variables(command, &|name| std::env::var_os(name));
     let usage = |error: clap::Error| {
+        let error = without_settings(error, &command, &words);
         // A reader that went away is no error.
         let _ = error.print();
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
@@ -51,7 +53,8 @@ pub fn read(words: Vec<OsString>) -> Result<Start, ExitCode> {
     let cli = if profile.entries.is_empty() {
         plain
     } else {
-        let matches = config::with_defaults(command, &profile).try_get_matches_from(&words).map_err(usage)?;
+        let matches =
+            config::with_defaults(command.clone(), &profile).try_get_matches_from(&words).map_err(usage)?;
         Cli::from_arg_matches(&matches).map_err(usage)?
     };
     let profile_color = profile.get("color").and_then(|when| clap::ValueEnum::from_str(when, false).ok());
@@ -67,6 +70,19 @@ pub fn read(words: Vec<OsString>) -> Result<Start, ExitCode> {
         None => io,
     };
     Ok(Start { cli, io, pager })
+}
+
+/// What is wrong with the command line, without the options that only the environment gives: the usage in it would
+/// show them as if they were needed.
+fn without_settings(error: clap::Error, command: &clap::Command, words: &[OsString]) -> clap::Error {
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return error;
+    }
+    let bare = args::without_empty_variables(command.clone(), &|_| Some(OsString::new()));
+    match bare.try_get_matches_from(words) {
+        Err(same) if same.kind() == error.kind() => same,
+        _ => error,
+    }
 }
 
 /// The profile that a command line (and the environment) asks for.

@@ -19,6 +19,17 @@ pub const DEFAULT_CONTRACT_BASE_URL: &str = "https://api.bizyair.cn";
 /// How long what was found is good for when nothing is said.
 pub const DEFAULT_CONTRACT_CACHE_TTL: Duration = Duration::from_secs(300);
 
+/// How long a worker may be away before its tasks are given up, when nothing is said: 1 h.
+pub const DEFAULT_LOST_AFTER: Duration = Duration::from_secs(3_600);
+/// How much of a task's output is kept when nothing is said: 64 MiB.
+pub const DEFAULT_LOG_LIMIT: u64 = 64 << 20;
+
+/// Bounds of `--lost-after`, in seconds: a session is held dead after 20 s, and 30 days is longer than any task.
+const LOST_AFTER: std::ops::RangeInclusive<u64> = 30..=30 * 24 * 60 * 60;
+/// The largest limit of a task's output, 16 GiB. A worker that says it has kept more is not believed.
+pub(crate) const MAX_LOG_LIMIT: u64 = 16 << 30;
+/// Bounds of `--log-limit`, in bytes: 64 KiB ride in a result.
+const LOG_LIMIT: std::ops::RangeInclusive<u64> = 64 << 10..=MAX_LOG_LIMIT;
 /// Longest time that what was found may be kept, in seconds: a week.
 const MAX_CACHE_TTL: u64 = 7 * 24 * 60 * 60;
 
@@ -45,6 +56,10 @@ pub struct Config {
     pub contract_base_url: String,
     /// How long what was found about a model is good for; zero looks it up each time.
     pub contract_cache_ttl: Duration,
+    /// How long a worker may be away before its tasks are given up.
+    pub lost_after: Duration,
+    /// How much of an attempt's output is kept, in bytes; what is past it is thrown away and counted.
+    pub log_limit: u64,
     /// The id of the first batch that is submitted, where it has to be known before: an embedding program
     /// names folders after it. Any id when `None`, or when it is taken.
     pub first_batch: Option<BatchId>,
@@ -63,6 +78,8 @@ impl Config {
             secrets_key_file: None,
             contract_base_url: DEFAULT_CONTRACT_BASE_URL.to_owned(),
             contract_cache_ttl: DEFAULT_CONTRACT_CACHE_TTL,
+            lost_after: DEFAULT_LOST_AFTER,
+            log_limit: DEFAULT_LOG_LIMIT,
             first_batch: None,
         }
     }
@@ -145,6 +162,16 @@ pub struct Args {
         default_value_t = DEFAULT_CONTRACT_CACHE_TTL.as_secs(), value_parser = value_parser!(u64).range(..=MAX_CACHE_TTL))]
     pub contract_cache_ttl: u64,
 
+    /// How long a worker may be away, in seconds, before its tasks are given up as `worker_crashed`.
+    #[arg(long, env = "MUSTER_LOST_AFTER", value_name = "SECONDS",
+        default_value_t = DEFAULT_LOST_AFTER.as_secs(), value_parser = value_parser!(u64).range(LOST_AFTER))]
+    pub lost_after: u64,
+
+    /// How much of a task's output is kept, in bytes; what is past it is thrown away and counted.
+    #[arg(long, env = "MUSTER_LOG_LIMIT", value_name = "BYTES",
+        default_value_t = DEFAULT_LOG_LIMIT, value_parser = value_parser!(u64).range(LOG_LIMIT))]
+    pub log_limit: u64,
+
     /// File with the key that API keys are encrypted under, made at the first start. Keep it apart from copies
     /// of the data. [default: the data directory's name with .key added, beside it]
     #[arg(long, env = "MUSTER_SECRETS_KEY_FILE", value_name = "FILE")]
@@ -175,6 +202,8 @@ impl Args {
             secrets_key_file: self.secrets_key_file.clone(),
             contract_base_url: self.contract_base_url.clone(),
             contract_cache_ttl: Duration::from_secs(self.contract_cache_ttl),
+            lost_after: Duration::from_secs(self.lost_after),
+            log_limit: self.log_limit,
             first_batch: None,
         }
     }

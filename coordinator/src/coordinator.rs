@@ -135,6 +135,8 @@ struct Opened {
     policy: PolicyFile,
     models: Models,
     first_batch: Option<BatchId>,
+    lost_after_ms: u64,
+    log_limit: u64,
 }
 
 /// Opens everything on disk. Blocks.
@@ -178,8 +180,18 @@ fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
         system_max_tasks = config.system.max_tasks,
         "limits in force"
     );
-    let first_batch = config.first_batch;
-    Ok(Opened { store, reader: Arc::new(reader), logs, keyring, catalog, policy, models, first_batch })
+    Ok(Opened {
+        store,
+        reader: Arc::new(reader),
+        logs,
+        keyring,
+        catalog,
+        policy,
+        models,
+        first_batch: config.first_batch,
+        lost_after_ms: u64::try_from(config.lost_after.as_millis()).unwrap_or(u64::MAX),
+        log_limit: config.log_limit,
+    })
 }
 
 async fn run(
@@ -189,14 +201,26 @@ async fn run(
     listener: TcpListener,
     address: SocketAddr,
 ) -> Result<Running, StartError> {
-    let Opened { store, reader, logs, keyring, catalog, policy, models, first_batch } = opened;
+    let Opened {
+        store,
+        reader,
+        logs,
+        keyring,
+        catalog,
+        policy,
+        models,
+        first_batch,
+        lost_after_ms,
+        log_limit,
+    } = opened;
     let hub = Hub::default();
     let parts = engine::Parts {
         store: Box::new(store),
         logs: Box::new(Offsets(logs.clone())),
         keys: Box::new(Keys(Arc::clone(&keyring))),
         hub: hub.clone(),
-        machine: machine::Config::default(),
+        log_limit,
+        machine: machine::Config { lost_after_ms, ..machine::Config::default() },
     };
     let spawned = spawn_blocking(move || engine::spawn(inbox, parts)).await;
     let engine_stopped = spawned.map_err(|error| StartError::CutShort(error.to_string()))??;

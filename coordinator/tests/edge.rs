@@ -263,6 +263,46 @@ async fn a_batch_runs_is_watched_and_its_output_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_is_tailed_from_a_time_on() {
+    let site = Site::start().await;
+    let batch = site.batch(1).await;
+    let mut worker = Worker::attach(&site, Worker::hello("w1")).await.unwrap();
+    let attempt = worker.start().await;
+    let (push, mut acks) = worker.push().await;
+    let request =
+        v1::TailLogsRequest { batch_id: batch.batch_id.clone(), task_index: 1, ..Default::default() };
+    let mut times = Vec::new();
+    for (offset, data) in [(0, &b"old\n"[..]), (4, b"new\n")] {
+        let chunk = v1::PushLogsRequest { attempt: Some(attempt), offset, data: data.to_vec().into() };
+        push.send(chunk).await.unwrap();
+        while soon("an acknowledgement", acks.message()).await.unwrap().unwrap().stored < offset + 4 {}
+        let tail = site.tail(v1::TailLogsRequest { offset: offset as i64, ..request.clone() }).await.unwrap();
+        let time = tail[0].time.unwrap();
+        times.push(time);
+        // The next piece is not of the same moment.
+        let info = async || site.batches().get_info(v1::GetInfoRequest {}).await.unwrap().into_inner();
+        let later = |now: prost_types::Timestamp| (now.seconds, now.nanos) > (time.seconds, time.nanos);
+        while !soon("time passes", info()).await.server_time.is_some_and(later) {}
+    }
+    let since = |since, offset| v1::TailLogsRequest { since: Some(since), offset, ..request.clone() };
+    assert_eq!(text(&site.tail(since(times[0], 0)).await.unwrap()), "old\nnew\n");
+    let tail = site.tail(since(times[1], 0)).await.unwrap();
+    assert_eq!((text(&tail).as_str(), tail[0].offset, tail[0].time), ("new\n", 4, Some(times[1])));
+    assert_eq!(text(&site.tail(since(times[0], 6)).await.unwrap()), "w\n", "the offset is further on");
+    let to_come = prost_types::Timestamp { seconds: times[1].seconds + 86_400, nanos: 0 };
+    assert_eq!(site.tail(since(to_come, 0)).await.unwrap(), []);
+    let follow = v1::TailLogsRequest { follow: true, ..since(to_come, 0) };
+    let mut follow = soon("tail", site.batches().tail_logs(follow)).await.unwrap().into_inner();
+    worker.end(attempt, 0, b"old\nnew\nlast\n").await;
+    let next = soon("what comes", follow.message()).await.unwrap().unwrap();
+    assert_eq!((text(std::slice::from_ref(&next)).as_str(), next.offset), ("last\n", 8));
+    let wrong = prost_types::Timestamp { seconds: 0, nanos: -1 };
+    let refused = site.tail(since(wrong, 0)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    site.running.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_is_acknowledged_when_stored_and_a_gap_is_sent_again() {
     let site = Site::start().await;
     let batch = site.batch(1).await;

@@ -72,12 +72,14 @@ pub struct WorkerOptions {
     pub through: Option<SocketAddr>,
     /// Further arguments.
     pub args: Vec<String>,
+    /// The cgroup that it is started in; ours where there is none.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl WorkerOptions {
     /// A worker that runs the probe.
     pub fn new(name: &str, slots: u32) -> Self {
-        Self { name: name.into(), slots, dispatch: None, through: None, args: Vec::new() }
+        Self { name: name.into(), slots, dispatch: None, through: None, args: Vec::new(), cgroup: None }
     }
 }
 
@@ -150,7 +152,15 @@ impl Cluster {
 
     /// Starts a worker and waits until it is connected. The same name again takes up the same work folder.
     pub async fn worker(&self, options: WorkerOptions) -> WorkerProcess {
-        let mut command = self.command("muster-worker", &options.name);
+        let mut command = match &options.cgroup {
+            None => self.command("muster-worker", &options.name),
+            Some(cgroup) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(cgroup);
+                command.arg(bin("muster-worker"));
+                self.equip(command, &options.name)
+            }
+        };
         let target = options.through.unwrap_or(self.address);
         command.arg(format!("--coordinator=http://{target}"));
         let dispatch = options.dispatch.clone().unwrap_or_else(|| bin("probe").display().to_string());
@@ -173,9 +183,12 @@ impl Cluster {
 
     /// A command that belongs to this cluster: it finds the probe folder, and is ended with the cluster.
     pub fn command(&self, program: &str, log_name: &str) -> Command {
+        self.equip(Command::new(bin(program)), log_name)
+    }
+
+    fn equip(&self, mut command: Command, log_name: &str) -> Command {
         let log = self.dir.path().join(format!("{log_name}.log"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
-        let mut command = Command::new(bin(program));
         command.env(probe::DIR_VARIABLE, self.probe_dir()).env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stderr(log).current_dir(self.dir.path()).kill_on_drop(true);
         command

@@ -10,13 +10,16 @@
 
 pub mod api;
 mod bins;
+mod cgroup;
 mod cluster;
 mod follow;
+pub mod nasty;
 pub mod probe;
 mod proxy;
 mod sweep;
 
 pub use bins::{bin, examples_dir};
+pub use cgroup::Delegated;
 pub use cluster::{Cluster, ClusterOptions, WorkerOptions, WorkerProcess};
 pub use follow::{WatchLog, eventually, read_log, wait_for};
 pub use proxy::Proxy;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Parser;
 use nix::unistd::{AccessFlags, access};
 use tonic::transport::Uri;
 
+use crate::link::SILENCE;
 use crate::telemetry::{LogFormat, LogLevel};
 
 /// Slots of one worker at most.
@@ -18,7 +20,8 @@ pub const MAX_NAME: usize = 64;
 
 const HELP: &str = "\
 The first SIGTERM or SIGINT drains: nothing new is taken, and the worker ends when what it runs has ended. The \
-second one ends the tasks: SIGTERM, 10 seconds, SIGKILL.
+second one ends the tasks: SIGTERM, 10 seconds, SIGKILL. SIGUSR1 ends the worker and leaves the tasks running, for \
+the next worker of the work directory (an upgrade) to take over.
 
 Exit codes: 0 drained or stopped, every result with the coordinator; 1 failed; 2 bad settings, a work directory \
 that is in use, or refused by the coordinator. An unreachable coordinator is tried for ever.";
@@ -98,6 +101,8 @@ pub struct Config {
     pub runner_args: Vec<std::ffi::OsString>,
     /// End the tasks when this process is gone, instead of keeping them for the next one.
     pub die_with_parent: bool,
+    /// Nothing new is taken when the runner has not answered for so long.
+    pub runner_silence: Duration,
 }
 
 /// A setting that cannot be used.
@@ -121,6 +126,9 @@ pub enum ConfigError {
     /// Out of range.
     #[error("--slots {0} must be from 1 to {MAX_SLOTS}")]
     Slots(u32),
+    /// More than there are files for.
+    #[error(transparent)]
+    Files(#[from] crate::runner::TooManySlots),
     /// Too many.
     #[error("{0} labels are given, at most {MAX_LABELS} are possible")]
     Labels(usize),
@@ -156,6 +164,7 @@ impl Cli {
             runner_exe,
             runner_args: Vec::new(),
             die_with_parent: false,
+            runner_silence: SILENCE,
         };
         config.check()?;
         Ok(config)
@@ -177,6 +186,7 @@ impl Config {
             runner_exe,
             runner_args: Vec::new(),
             die_with_parent: false,
+            runner_silence: SILENCE,
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use muster_proto::AttemptId;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -42,6 +43,8 @@ pub enum Shutdown {
     Drain,
     /// End tasks with grace; return when every result is acknowledged, or after a bounded wait.
     Stop,
+    /// Return at once. Tasks run on under the runner, and the next worker of the work directory takes them over.
+    Leave,
 }
 
 /// The coordinator has welcomed the worker.
@@ -103,6 +106,7 @@ pub async fn run(
     on_ready: impl FnOnce(Ready) + Send,
 ) -> Result<(), Error> {
     config.check()?;
+    crate::runner::check_slots(config.slots).map_err(ConfigError::from)?;
     let work_dir = WorkDir::open(config.work_dir.as_deref())?;
     let boot_id = std::fs::read_to_string(BOOT_ID).map_err(Error::BootId)?.trim().to_owned();
     let name = config.name.clone().unwrap_or_else(|| default_name(work_dir.instance_id()));
@@ -125,13 +129,22 @@ pub async fn run(
     let mut args = config.runner_args.clone();
     let options = RunnerOptions { die_with_parent: config.die_with_parent, ..RunnerOptions::default() };
     args.extend(options.to_args(work_dir.path()));
-    let launch = RunnerLaunch { work_dir: work_dir.path().to_owned(), exe: config.runner_exe, args };
+    let (in_session, is_in_session) = watch::channel(false);
+    let launch = RunnerLaunch {
+        work_dir: work_dir.path().to_owned(),
+        exe: config.runner_exe,
+        args,
+        silence: config.runner_silence,
+        in_session: is_in_session,
+    };
     tracing::info!(name = ready.name, slots = config.slots, work_dir = %ready.work_dir.display(), "worker starts");
 
     let driver = Driver {
         dispatcher: Dispatcher::new(plan, config.slots),
         clock: Instant::now(),
         commands: None,
+        down: None,
+        in_session,
         session: None,
         ledger: Arc::default(),
         ready: Some((ready, on_ready)),
@@ -174,6 +187,10 @@ struct Driver<F> {
     clock: Instant,
     /// To the runner, while it is connected.
     commands: Option<mpsc::Sender<ToRunner>>,
+    /// Why the runner is not connected, as it was said last.
+    down: Option<String>,
+    /// Told to the runner, which ends tasks after too long a cut-off.
+    in_session: watch::Sender<bool>,
     session: Option<Current>,
     ledger: Arc<Ledger>,
     ready: Option<(Ready, F)>,
@@ -228,9 +245,15 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
                         Shutdown::Run => "working",
                         Shutdown::Drain => "draining: nothing new is taken, and what runs is finished",
                         Shutdown::Stop => "stopping: what runs is ended",
+                        Shutdown::Leave =>
+                            "leaving: what runs goes on, for the next worker of this work directory",
                     }
                 );
-                self.handle(if asked == Shutdown::Stop { Event::Stop } else { Event::Drain });
+                self.handle(match asked {
+                    Shutdown::Run | Shutdown::Drain => Event::Drain,
+                    Shutdown::Stop => Event::Stop,
+                    Shutdown::Leave => Event::Leave,
+                });
                 continue;
             }
             let deadline = self.dispatcher.next_deadline();
@@ -266,7 +289,12 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
             let _ = tokio::time::timeout(FLUSH, flush_session(number, &mut session_events)).await;
         }
         match self.exit {
-            None | Some(Exit::Done) => Ok(()),
+            None | Some(Exit::Done | Exit::Left) => Ok(()),
+            Some(Exit::Unreported(0)) => Err(Error::Internal(
+                "the runner of the work directory did not answer, so what it holds is not known; it keeps it for the \
+                 next worker"
+                    .into(),
+            )),
             Some(Exit::Unreported(count)) => Err(Error::Unreported(count)),
             Some(Exit::SentAway(reason)) => Err(Error::SentAway(reason)),
         }
@@ -279,11 +307,28 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
                     tracing::info!(pid, held = held.len(), "the runner is connected");
                 }
                 self.commands = Some(commands);
+                self.down = None;
                 self.handle(Event::Runner(hello));
             }
             LinkEvent::Message(message) => self.handle(Event::Runner(message)),
+            LinkEvent::Silent(pid) => {
+                tracing::error!(
+                    pid,
+                    held = self.dispatcher.held_count(),
+                    "the runner does not answer: nothing new is taken until it does, and its tasks are left alone"
+                );
+                self.handle(Event::RunnerSilent);
+            }
+            LinkEvent::Answers => {
+                tracing::info!("the runner answers again");
+                self.handle(Event::RunnerAnswers);
+            }
             LinkEvent::Down(why) => {
-                tracing::warn!(why, "the runner's connection is lost; it is tried again");
+                // It is tried for ever: said once.
+                if self.down.as_ref() != Some(&why) {
+                    tracing::warn!(why, "no connection to the runner; it is tried again");
+                }
+                self.down = Some(why);
                 self.commands = None;
                 self.handle(Event::RunnerDown);
             }
@@ -300,6 +345,7 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
             SessionEvent::Ended { session, why } => {
                 if self.session.as_ref().is_some_and(|current| current.number == session) {
                     self.session = None;
+                    self.in_session.send_replace(false);
                 }
                 match why {
                     // A worker that was welcomed before may have tasks: it goes on trying.
@@ -331,11 +377,12 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Runner(message) => {
-                if let Some(commands) = &self.commands
-                    && commands.try_send(message).is_err()
-                {
+                let Some(commands) = &self.commands else { return };
+                if let Err(error) = commands.try_send(message) {
                     // Its end is told as an event; then the runner is asked what it holds.
-                    tracing::warn!("the runner does not read; it is connected anew");
+                    if matches!(error, TrySendError::Full(_)) {
+                        tracing::warn!("the runner does not read; it is connected anew");
+                    }
                     self.commands = None;
                 }
             }
@@ -350,6 +397,7 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
             }
             Effect::CloseSession(why) => {
                 tracing::warn!(why, "the session is given up");
+                self.in_session.send_replace(false);
                 if let Some(current) = &mut self.session {
                     current.outgoing = None;
                     current.close.cancel();
@@ -361,6 +409,7 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
                 tracing::info!("connected");
                 self.ledger.hurry();
                 self.welcomed = true;
+                self.in_session.send_replace(true);
                 if let Some((ready, on_ready)) = self.ready.take() {
                     on_ready(ready);
                 }

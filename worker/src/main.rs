@@ -40,11 +40,16 @@ async fn work(cli: Cli) -> Result<(), Error> {
     let unavailable = |error: std::io::Error| Error::Internal(format!("cannot listen to signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
+    let mut leave = signal(SignalKind::user_defined1()).map_err(unavailable)?;
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = leave.recv() => {
+                    asked.send_replace(Shutdown::Leave);
+                    return;
+                }
             }
             // The first one drains, the second one stops.
             asked.send_modify(|asked| {

@@ -15,7 +15,7 @@ use muster_proto::v1::ListWorkersRequest;
 
 use crate::{
     Context,
-    args::Cli,
+    args::{Cli, without_empty_variables},
     backoff::Patience,
     client::Client,
     commands::list::Batches,
@@ -91,8 +91,20 @@ pub fn run(args: &CompletionsArgs, context: &Context) -> Result<Exit, Error> {
     shell
         .write_registration(VARIABLE, "muster", "muster", &program(), &mut script)
         .map_err(Error::from_write)?;
+    if args.shell == Shell::Zsh {
+        script = with_compinit(&String::from_utf8_lossy(&script)).into_bytes();
+    }
     context.io.write(&script)?;
     Ok(Exit::Completed)
+}
+
+/// The script for a zsh whose completion nobody has switched on yet, as a fresh one's is not: without it, `compdef`
+/// is an unknown command there.
+fn with_compinit(script: &str) -> String {
+    script.replace(
+        "\ncompdef ",
+        "\n(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }\ncompdef ",
+    )
 }
 
 /// How this program was started, so that the script finds it again: by name where the shell found it so.
@@ -195,9 +207,10 @@ fn coordinator() -> Option<String> {
     }
     // Any command without arguments.
     settings.push("limits".into());
-    let matches = Cli::command().try_get_matches_from(&settings).ok()?;
+    let command = without_empty_variables(Cli::command(), &|name| std::env::var_os(name));
+    let matches = command.clone().try_get_matches_from(&settings).ok()?;
     let profile = profile_of(&Cli::from_arg_matches(&matches).ok()?).ok()?;
-    let command = config::with_defaults(Cli::command(), &profile);
+    let command = config::with_defaults(command, &profile);
     let cli = Cli::from_arg_matches(&command.try_get_matches_from(&settings).ok()?).ok()?;
     Some(cli.coordinator)
 }

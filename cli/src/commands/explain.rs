@@ -12,6 +12,7 @@ use crate::{
         Format, json, print_document, print_line,
         words::{rfc3339, scheduler_word},
     },
+    progress::command,
     sanitize::one_line,
 };
 
@@ -44,7 +45,9 @@ pub async fn run(args: ExplainArgs, context: &Context) -> Result<Exit, Error> {
     let request = ExplainBatchRequest { batch_id: args.batch, task_index: args.task.unwrap_or(0) };
     let mut reply = client.call(client.batches().explain_batch(request)).await?;
     for cause in &mut reply.causes {
-        cause.way_out = cause.way_out.replace(ADDRESS, &context.url);
+        // Nor does it know that ours is another than the usual one.
+        let way_out = cause.way_out.replace("muster ", &command(&context.url, ""));
+        cause.way_out = way_out.replace(ADDRESS, &context.url);
     }
     match format {
         Format::Json => print_document(&context.io, &json::explanation(&reply))?,

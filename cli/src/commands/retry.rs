@@ -53,6 +53,7 @@ pub async fn run(args: RetryArgs, context: &Context) -> Result<Exit, Error> {
         from_standard_input: args.key.takes_standard_input().then_some("the key"),
         ..Provenance::default()
     };
+    provenance.from_standard_input.into_iter().for_each(|what| context.io.say_that_it_reads(what));
     let mut approvals = Approvals::new(&client, &provenance, None);
     let mut request = RetryBatchRequest {
         batch_id: args.batch,

@@ -39,26 +39,27 @@ pub async fn run(args: WaitArgs, context: &Context) -> Result<Exit, Error> {
     for batch in &args.batches {
         client.batch(batch).await?;
     }
-    let mut waiting_for = String::new();
-    let all = wait_for_all(&client, &args.batches, &mut waiting_for);
+    let mut ended = 0;
+    let all = wait_for_all(&client, &args.batches, &mut ended);
     let Some(timeout) = args.timeout else { return all.await };
     if let Ok(outcome) = tokio::time::timeout(timeout, all).await {
         return outcome;
     }
-    let again = command(&context.url, &format!("wait {waiting_for}"));
+    let left = args.batches.get(ended..).unwrap_or_default();
+    let again = command(&context.url, &format!("wait {}", left.join(" ")));
     context.io.say(&format!(
         "batch {} has not ended within the time given; it goes on; wait for it again with: {}",
-        one_line(&waiting_for),
+        one_line(left.first().map_or("", String::as_str)),
         one_line(&again)
     ));
     Ok(Exit::NotAllCompleted)
 }
 
-async fn wait_for_all(client: &Client, batches: &[String], waiting_for: &mut String) -> Result<Exit, Error> {
+/// `ended`: how many of them have.
+async fn wait_for_all(client: &Client, batches: &[String], ended: &mut usize) -> Result<Exit, Error> {
     let mut exit = Exit::Completed;
     // One after the other: they end when they end.
     for batch_id in batches {
-        waiting_for.clone_from(batch_id);
         let mut follower = Follower::new(client, batch_id, true);
         let mut completed = false;
         while let Some(message) = follower.next().await? {
@@ -69,6 +70,7 @@ async fn wait_for_all(client: &Client, batches: &[String], waiting_for: &mut Str
         if !completed {
             exit = Exit::NotAllCompleted;
         }
+        *ended += 1;
     }
     Ok(exit)
 }

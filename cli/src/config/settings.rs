@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::{ArgMatches, parser::ValueSource};
 
 use super::{KEYS, Profile};
+use crate::pager::DEFAULT_PAGER;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,10 +108,11 @@ pub fn resolve(
     let source = if chosen.is_some() { profile_source() } else { Source::BuiltIn };
     settings.push(setting("profile", given("profile").unwrap_or((chosen, source))));
     settings.push(setting("config-file", given("config-file").unwrap_or((file, Source::BuiltIn))));
-    let pager = ["MUSTER_PAGER", "PAGER"].into_iter().find_map(|name| Some((name, value(name)?)));
+    // Set to nothing, these mean something: no pager.
+    let pager = ["MUSTER_PAGER", "PAGER"].into_iter().find_map(|name| Some((name, variable(name)?)));
     settings.push(match pager {
-        Some((name, text)) => setting("pager", (Some(text), Source::Environment(name.to_owned()))),
-        None => setting("pager", (Some("less -FRX".to_owned()), Source::BuiltIn)),
+        Some((name, _)) => setting("pager", (value(name), Source::Environment(name.to_owned()))),
+        None => setting("pager", (Some(DEFAULT_PAGER.to_owned()), Source::BuiltIn)),
     });
     let mut others = Vec::new();
     variables(command, &mut others);
@@ -191,6 +193,15 @@ mod tests {
         let all = resolved(&[], &none, &[]);
         assert_eq!(of(&all, "coordinator"), "http://127.0.0.1:7070 (built-in)");
         assert_eq!(of(&all, "output"), "table (built-in)");
+    }
+
+    #[test]
+    fn a_pager_that_is_nothing_is_no_pager() {
+        let none = Profile::default();
+        let of = |environment: &[(&str, &str)]| of(&resolved(&[], &none, environment), "pager");
+        assert_eq!(of(&[]), "less -FRX (built-in)");
+        assert_eq!(of(&[("PAGER", "most")]), "most (environment PAGER)");
+        assert_eq!(of(&[("MUSTER_PAGER", ""), ("PAGER", "most")]), " (environment MUSTER_PAGER)");
     }
 
     #[test]

@@ -13,12 +13,12 @@ pub mod snippet;
 pub mod table;
 pub mod words;
 
-use std::ops::Range;
+use std::{ffi::OsStr, ops::Range};
 
 use clap::{Args, ValueHint};
 use muster_coordinator::core::payload::{Defaults, TASK_KEYS, parse_batch_json};
 
-use crate::error::Error;
+use crate::{error::Error, shell::quote};
 use document::Document;
 use file::read_text;
 use origin::Origin;
@@ -166,6 +166,7 @@ fn json(path: &str, document: Document, defaults: &Defaults, style: Style) -> Re
     match document.text().trim_start().chars().next() {
         Some('[' | '{') => {}
         Some(_) => {
+            let path = quote(OsStr::new(path));
             return Err(Error::Usage(format!(
                 "{name} is not JSON, which begins with [ or {{ here; cards are given with: --cards {path}, a prompt \
                  a line with: --each-line {path}, a table with: --from-csv {path}"
@@ -182,7 +183,7 @@ fn json(path: &str, document: Document, defaults: &Defaults, style: Style) -> Re
             // Objects one below the other are a task a line.
             let is_jsonl = error.message.contains("trailing characters") && document.text().starts_with('{');
             let more = if is_jsonl {
-                format!("; a task a line is given with: --from-jsonl {path}")
+                format!("; a task a line is given with: --from-jsonl {}", quote(OsStr::new(path)))
             } else {
                 String::new()
             };
@@ -198,7 +199,8 @@ fn cards(path: &str, text: String) -> Result<Input, Error> {
     let name = document::display_name(path);
     match text.trim_start_matches('\u{feff}').trim_start().chars().next() {
         Some('[' | '{') => Err(Error::Usage(format!(
-            "{name} holds JSON and no cards; leave --cards out and give it as FILE alone: {path}"
+            "{name} holds JSON and no cards; leave --cards out and give it as FILE alone: {}",
+            quote(OsStr::new(path))
         ))),
         Some(_) => {
             // Cards are handed on as they are; only places are looked up without the mark at the beginning.

@@ -44,6 +44,8 @@ pub struct Screen {
     painted: Vec<String>,
     /// Something else may have been printed since.
     stale: bool,
+    /// Nothing is painted for now: the process is about to stop.
+    paused: bool,
     waiting: Vec<Piece>,
     waiting_bytes: usize,
 }
@@ -51,7 +53,15 @@ pub struct Screen {
 impl Screen {
     /// Painted on `on`; closed at first.
     pub fn new(on: Stream) -> Self {
-        Self { on, open: false, painted: Vec::new(), stale: false, waiting: Vec::new(), waiting_bytes: 0 }
+        Self {
+            on,
+            open: false,
+            painted: Vec::new(),
+            stale: false,
+            paused: false,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }
     }
 
     /// From now on lines go above what is painted.
@@ -64,9 +74,18 @@ impl Screen {
         self.open
     }
 
-    /// Something else may have been printed on the terminal: paint again even though nothing has changed.
+    /// Something else may have been printed on the terminal: paint again even though nothing has changed. Ends a
+    /// pause.
     pub fn touch(&mut self) {
         self.stale = true;
+        self.paused = false;
+    }
+
+    /// What to write so that nothing is painted, nor will be until [`Self::touch`].
+    pub fn pause(&mut self) -> Vec<Piece> {
+        let pieces = self.paint(Vec::new());
+        self.paused = true;
+        pieces
     }
 
     /// Takes whole lines that are to scroll by with the next painting. Whether so much waits that it should be now.
@@ -82,7 +101,7 @@ impl Screen {
     /// What to write so that the lines that wait have scrolled by and `lines` are painted; nothing where the
     /// screen shows that already. No line may be wider than the terminal, nor may they be more than its rows.
     pub fn paint(&mut self, lines: Vec<String>) -> Vec<Piece> {
-        if !self.open || (self.waiting.is_empty() && !self.stale && self.painted == lines) {
+        if !self.open || self.paused || (self.waiting.is_empty() && !self.stale && self.painted == lines) {
             return Vec::new();
         }
         self.painted = lines;
@@ -118,6 +137,7 @@ impl Screen {
 
     /// What to write so that nothing is painted and nothing waits. Lines are as usual until [`Self::open`].
     pub fn close(&mut self) -> Vec<Piece> {
+        self.paused = false;
         let pieces = self.paint(Vec::new());
         self.open = false;
         pieces
@@ -213,6 +233,25 @@ mod tests {
         terminal.0.process(b"tee\r\n");
         terminal.write(screen.paint(lines(2)));
         assert_eq!(terminal.text(), "tee\nline 1\nline 2");
+    }
+
+    #[test]
+    fn nothing_is_painted_in_a_pause() {
+        let mut terminal = Terminal::new(10, 20);
+        let mut screen = Screen::new(Stream::Err);
+        screen.open();
+        terminal.write(screen.paint(lines(2)));
+        terminal.write(screen.pause());
+        // The painting thread does not know that the process is about to stop.
+        terminal.write(screen.paint(lines(2)));
+        assert_eq!(terminal.text(), "");
+        screen.touch();
+        terminal.write(screen.paint(lines(2)));
+        assert_eq!(terminal.text(), "line 1\nline 2");
+        terminal.write(screen.pause());
+        screen.add(Stream::Err, b"the end\n");
+        terminal.write(screen.close());
+        assert_eq!(terminal.text(), "the end");
     }
 
     #[test]

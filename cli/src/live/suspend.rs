@@ -30,7 +30,7 @@ async fn follow(io: Io, mut stops: Signals, mut continues: Signals) {
         tokio::select! {
             Some(()) = stops.recv() => {
                 if may_stop() {
-                    io.clear_screen();
+                    io.pause_screen();
                     // Returns once somebody lets the process go on.
                     let _ = raise(Signal::SIGSTOP);
                 }

@@ -3,7 +3,9 @@
 use muster_proto::v1::{Task, TaskStatus};
 
 use crate::{
-    output::words::{describe_failure, duration_between, rfc3339, task_word},
+    output::words::{
+        describe_exit_code, describe_failure, describe_signal, duration_between, rfc3339, task_word,
+    },
     progress::command,
     sanitize::{lines, one_line},
 };
@@ -28,8 +30,10 @@ pub fn task_details(task: &Task, url: &str, batch_id: &str) -> String {
     }
     out.put("worker", &task.worker_id);
     out.number("pid", i64::from(task.pid));
-    out.put("exit code", &task.exit_code.map(|code| code.to_string()).unwrap_or_default());
-    out.number("signal", i64::from(task.signal));
+    out.put("exit code", &task.exit_code.map(describe_exit_code).unwrap_or_default());
+    if task.signal != 0 {
+        out.put("signal", &describe_signal(task.signal));
+    }
     out.put("started", &task.start_time.as_ref().and_then(rfc3339).unwrap_or_default());
     out.put("ended", &task.end_time.as_ref().and_then(rfc3339).unwrap_or_default());
     out.put("took", &duration_between(task.start_time.as_ref(), task.end_time.as_ref()).unwrap_or_default());
@@ -195,6 +199,23 @@ mod tests {
         run mode      confirm_run
         command       --prompt 'it'\''s a cat' --output {output}
         ");
+    }
+
+    #[test]
+    fn an_end_by_signal_and_a_shells_word_for_one_are_told_apart() {
+        let end = |exit_code, signal| {
+            let task = Task { index: 1, exit_code, signal, ..Task::default() };
+            let text = task_details(&task, URL, "b1");
+            text.lines()
+                .find(|line| line.starts_with("exit") || line.starts_with("signal"))
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(end(None, 9), "signal        9 (SIGKILL; a shell shows 137)");
+        assert_eq!(end(None, 40), "signal        40 (a shell shows 168)");
+        assert_eq!(end(Some(137), 0), "exit code     137 (a shell's word for SIGKILL)");
+        assert_eq!(end(Some(127), 0), "exit code     127 (a shell's word for a command that it cannot find)");
+        assert_eq!(end(Some(200), 0), "exit code     200");
     }
 
     #[test]

@@ -65,7 +65,10 @@ pub fn describe_failure(task: &Task) -> String {
             Some(code) => format!("exit code {code}"),
             None => "an exit code other than 0".to_owned(),
         },
-        FailureReason::Signal => format!("ended by signal {}{}", task.signal, signal_name(task.signal)),
+        FailureReason::Signal => match signal_name(task.signal) {
+            Some(name) => format!("ended by signal {} ({name})", task.signal),
+            None => format!("ended by signal {}", task.signal),
+        },
         FailureReason::TimedOut => "it ran longer than it may".to_owned(),
         FailureReason::WorkerLaunchFailed => "the program could not be started".to_owned(),
         FailureReason::WorkerCrashed => {
@@ -86,21 +89,44 @@ pub fn describe_failure(task: &Task) -> String {
     }
 }
 
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        1 => " (SIGHUP)",
-        2 => " (SIGINT)",
-        3 => " (SIGQUIT)",
-        4 => " (SIGILL)",
-        6 => " (SIGABRT)",
-        7 => " (SIGBUS)",
-        8 => " (SIGFPE)",
-        9 => " (SIGKILL)",
-        11 => " (SIGSEGV)",
-        13 => " (SIGPIPE)",
-        15 => " (SIGTERM)",
-        _ => "",
+/// A signal with its name, and with the exit code that a shell makes of it.
+pub fn describe_signal(signal: i32) -> String {
+    let shell = SHELL_SIGNAL.saturating_add(signal);
+    match signal_name(signal) {
+        Some(name) => format!("{signal} ({name}; a shell shows {shell})"),
+        None => format!("{signal} (a shell shows {shell})"),
     }
+}
+
+/// An exit code, and what a shell means by it: it is the program's own all the same.
+pub fn describe_exit_code(code: i32) -> String {
+    let name = signal_name(code.saturating_sub(SHELL_SIGNAL));
+    match (code, name) {
+        (126, _) => "126 (a shell's word for a command that it cannot run)".to_owned(),
+        (127, _) => "127 (a shell's word for a command that it cannot find)".to_owned(),
+        (_, Some(name)) => format!("{code} (a shell's word for {name})"),
+        (_, None) => code.to_string(),
+    }
+}
+
+/// A shell whose command was killed by a signal exits with this and the signal's number.
+const SHELL_SIGNAL: i32 = 128;
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        _ => return None,
+    })
 }
 
 /// RFC 3339 in UTC; `None` for a time that no calendar has.

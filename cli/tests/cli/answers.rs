@@ -127,9 +127,9 @@ async fn waiting_goes_on_over_a_restart_and_ends_with_its_time() {
         vec![change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]), Step::Hang],
     ]);
     assert_eq!(fake.muster(&["wait", "b1"]).await.code, 0);
-    let late = fake.muster(&["wait", "b1", "--timeout", "20ms"]).await;
+    let late = fake.muster(&["wait", "b1", "b1", "--timeout", "20ms"]).await;
     assert_eq!((late.code, late.out.as_str()), (1, ""));
-    assert!(late.err.contains("has not ended") && late.err.contains("wait b1"), "{}", late.err);
+    assert!(late.err.contains("has not ended") && late.err.ends_with("wait b1 b1\n"), "{}", late.err);
 }
 
 #[tokio::test]

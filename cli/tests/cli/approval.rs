@@ -75,8 +75,14 @@ struct OnTerminal {
 }
 
 impl OnTerminal {
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
+        Self::start_after_typing("", command)
+    }
+
+    /// Starts it once something was typed in already.
+    fn start_after_typing(typed: &str, mut command: Command) -> Self {
         let ends = openpty(&SIZE, None).unwrap();
+        File::from(ends.master.try_clone().unwrap()).write_all(typed.as_bytes()).unwrap();
         let slave = || Stdio::from(ends.slave.try_clone().unwrap());
         let child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
         // The command keeps the terminal's other ends until it goes.
@@ -192,6 +198,30 @@ fn anything_but_yes_is_a_no() {
 }
 
 #[test]
+fn what_was_typed_before_the_question_is_no_answer_to_it() {
+    let fake = Fake::start();
+    answers(&fake, [Err(too_many_tasks()), Ok(planned())]);
+    let mut terminal = OnTerminal::start_after_typing("y\n", program(&fake, &["submit", "a cat"]));
+    terminal.wait_for("[y/N]");
+    terminal.type_in("n\n");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(2), "{shown}");
+    assert_eq!(seen(&fake).len(), 2);
+}
+
+#[test]
+fn a_batch_that_is_read_from_the_keyboard_is_asked_for() {
+    let fake = Fake::start();
+    answers(&fake, [Ok(batch(1, 0, 0))]);
+    let mut terminal = OnTerminal::start(program(&fake, &["submit", "-"]));
+    terminal.wait_for("reading the batch from the terminal");
+    terminal.type_in("[\"a cat\"]\n\u{4}");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    assert_eq!(fake.state.seen_submits.lock().unwrap()[0].batch_json, "[\"a cat\"]\n");
+}
+
+#[test]
 fn an_interrupt_at_the_question_is_no_approval() {
     let fake = Fake::start();
     answers(&fake, [Err(too_many_tasks()), Ok(planned())]);
@@ -201,6 +231,9 @@ fn an_interrupt_at_the_question_is_no_approval() {
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(130), "{shown}");
+    let lines: Vec<_> = shown.lines().rev().take(2).map(str::trim_end).collect();
+    assert_eq!(lines[0], "interrupted");
+    assert!(lines[1].ends_with("approve them? [y/N]"), "{shown}");
     assert_eq!(seen(&fake).len(), 2);
 }
 
@@ -236,6 +269,24 @@ fn a_prefill_is_asked_about_like_a_run() {
         fake.state.seen_prefills.lock().unwrap().iter().map(|request| request.task_count_approved).collect();
     assert_eq!(approved, [false, true]);
     assert_eq!(seen(&fake), [(true, true, true)], "no more than a look");
+}
+
+#[test]
+fn a_question_is_seen_although_what_follows_it_goes_through_a_pager() {
+    let fake = Fake::start();
+    let cards = (1..=100).map(|line| format!("card line {line}\n")).collect();
+    let reply = muster_proto::v1::PrefillBatchResponse { reply_markdown: cards, ..Default::default() };
+    fake.state.prefills.lock().unwrap().extend([Err(too_many_tasks()), Ok(reply)]);
+    answers(&fake, [Ok(planned())]);
+    let mut command = program(&fake, &["prefill", "a cat"]);
+    command.env("PAGER", "/bin/cat -u");
+    let mut terminal = OnTerminal::start(command);
+    terminal.wait_for("[y/N]");
+    terminal.type_in("y\n");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    let (cards, hint) = (shown.find("card line 100"), shown.find("nothing has run yet"));
+    assert!(cards.is_some() && cards < hint, "talk comes after what is paged: {shown}");
 }
 
 fn run(mut command: Command, input: &str) -> (Output, String) {
@@ -356,4 +407,5 @@ fn interrupting_the_question_of_muster_run_ends_it() {
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(130), "{shown}");
+    assert!(!folder.path().join("muster-runs").exists(), "nothing was stored");
 }

@@ -1,10 +1,12 @@
 //! Commands against a coordinator that says what the test wants: requests, output, exit codes.
 
-use std::{collections::HashMap, io::Write as _};
+use std::{collections::HashMap, io::Write as _, sync::Mutex};
 
 use crate::support::{
-    Buffer, ClosedPipe, DEADLINE, Fake, Step, batch, change, context, execute, failed, muster, piece, task,
+    Buffer, ClosedPipe, DEADLINE, Fake, State, Step, batch, change, context, execute, failed, muster, piece,
+    task,
 };
+use muster_cli::{client::Client, follow::Follower};
 use muster_proto::v1::{Batch, Task, TaskStatus, Worker};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -201,48 +203,49 @@ async fn a_new_life_of_the_store_starts_again_from_a_snapshot() {
 }
 
 #[tokio::test]
+async fn a_follower_that_is_cancelled_again_and_again_asks_once() {
+    let fake = Fake::start();
+    let steps = vec![change("l", 1, batch(1, 1, 0), vec![task(1, TaskStatus::Completed)])];
+    fake.state.watches.lock().unwrap().push_back(steps);
+    let (out, err) = (Buffer::default(), Buffer::default());
+    let client = Client::new(&context(&fake.url(), Box::new(out), &err)).unwrap();
+    let mut follower = Follower::new(&client, "b1", true);
+    let message = loop {
+        tokio::select! {
+            biased;
+            message = follower.next() => break message.unwrap(),
+            () = tokio::task::yield_now() => {}
+        }
+    };
+    assert_eq!(message.unwrap().revision, 1);
+    assert_eq!(fake.state.seen_watches.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn watch_survives_a_coordinator_that_vanishes_and_gives_up_on_one_that_stays_away() {
     let fake = Fake::start();
     let address = fake.address;
     let snapshot = || change("l", 1, batch(1, 0, 0), vec![task(1, TaskStatus::Running)]);
     fake.state.watches.lock().unwrap().push_back(vec![snapshot(), Step::Hang]);
     let (out, err) = (Buffer::default(), Buffer::default());
-    let mut waiting = context(&fake.url(), Box::new(out.clone()), &err);
-    waiting.patience.give_up = DEADLINE;
+    let waiting = context(&fake.url(), Box::new(out.clone()), &err);
     let watching = tokio::spawn(async move { execute(&["watch", "b1"], waiting).await });
     wait_until(|| out.text().contains("task 1 running")).await;
     drop(fake);
-    let fake = start_again(address).await;
-    fake.state.watches.lock().unwrap().push_back(vec![change(
-        "l",
-        2,
-        batch(1, 1, 0),
-        vec![task(1, TaskStatus::Completed)],
-    )]);
+    let rest = vec![change("l", 2, batch(1, 1, 0), vec![task(1, TaskStatus::Completed)])];
+    let state = State { watches: Mutex::new([rest].into()), ..State::default() };
+    let fake = tokio::task::spawn_blocking(move || Fake::start_at(address, state)).await.unwrap();
     assert_eq!(watching.await.unwrap(), 0, "{}", err.text());
 
     fake.state.watches.lock().unwrap().push_back(vec![snapshot(), Step::Hang]);
     let (out, err) = (Buffer::default(), Buffer::default());
-    let waiting = context(&fake.url(), Box::new(out.clone()), &err);
+    let mut waiting = context(&fake.url(), Box::new(out.clone()), &err);
+    waiting.patience.give_up = std::time::Duration::from_millis(400);
     let watching = tokio::spawn(async move { execute(&["watch", "b1"], waiting).await });
     wait_until(|| out.text().contains("task 1 running")).await;
     drop(fake);
     assert_eq!(watching.await.unwrap(), 3);
     assert!(err.text().contains("giving up"), "{}", err.text());
-}
-
-/// The old sockets may take a moment to go.
-async fn start_again(address: std::net::SocketAddr) -> Fake {
-    tokio::task::spawn_blocking(move || {
-        let begun = std::time::Instant::now();
-        while std::net::TcpListener::bind(address).is_err() {
-            assert!(begun.elapsed() < DEADLINE, "the port stays taken");
-            std::thread::yield_now();
-        }
-        Fake::start_at(address)
-    })
-    .await
-    .unwrap()
 }
 
 async fn wait_until(condition: impl Fn() -> bool) {

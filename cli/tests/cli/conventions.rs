@@ -362,6 +362,43 @@ fn bash_completes_commands_options_and_ids_that_the_coordinator_knows() {
     assert!(workers.contains("gpu-1") && !workers.contains("reboot"), "{workers}");
 }
 
+/// Runs a script in a shell with nothing set up in it; `None` where there is no such shell.
+fn in_fresh(shell: &str, coordinator: &str, arguments: &[&str]) -> Option<(Option<i32>, String, String)> {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(shell);
+    command.env_clear().env("MUSTER_COORDINATOR", coordinator).env("PATH", "/usr/bin:/bin");
+    command.env("HOME", home.path()).env("TERM", "xterm").args(arguments).stdin(Stdio::null());
+    match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        done => {
+            let Output { status, stdout, stderr } = done.unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            Some((status.code(), text(stdout), text(stderr)))
+        }
+    }
+}
+
+#[test]
+fn fish_completes_the_same() {
+    let fake = with_tasks(1);
+    for (typed, offered) in [("muster compl", "completions\t"), ("muster status b", "b1\t")] {
+        let program = env!("CARGO_BIN_EXE_muster");
+        let script = format!("{program} completions fish | source; complete -C '{typed}'");
+        let Some((code, out, said)) = in_fresh("fish", &fake.url(), &["-c", &script]) else { return };
+        assert_eq!((code, said.as_str()), (Some(0), ""));
+        assert!(out.starts_with(offered), "{typed}: {out}");
+    }
+}
+
+#[test]
+fn a_zsh_without_completion_gets_it_switched_on() {
+    let script = "source <($0 completions zsh) && print $_comps[muster]";
+    let arguments = ["-f", "-c", script, env!("CARGO_BIN_EXE_muster")];
+    let Some((code, out, said)) = in_fresh("zsh", NOWHERE, &arguments) else { return };
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(out, "_clap_dynamic_completer_muster\n");
+}
+
 #[test]
 fn a_coordinator_that_is_away_or_never_answers_completes_to_nothing_and_says_nothing() {
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -391,4 +428,27 @@ fn the_manual_has_a_page_for_every_command() {
             && page.contains("130  interrupted"),
         "{page}"
     );
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let mut command = program();
+    for argument in Cli::command().get_subcommands().flat_map(clap::Command::get_arguments) {
+        if let Some(name) = argument.get_env() {
+            command.env(name, "");
+        }
+    }
+    for name in
+        ["MUSTER_COORDINATOR", "MUSTER_PROFILE", "MUSTER_CONFIG_FILE", "MUSTER_COLOR", "MUSTER_NO_PAGER"]
+    {
+        command.env(name, "");
+    }
+    let (code, out, err) = output(command.args(["config", "show"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("http://127.0.0.1:7070") && !out.contains("environment"), "{out}");
+    let mut command = program();
+    command.env("MUSTER_COORDINATOR", "").env("MUSTER_SLOTS", "").env("MUSTER_OUTPUT", "");
+    let (code, _, err) = output(command.args(["run", "--dispatch", "no-such-program", "a prompt"]));
+    assert_eq!(code, Some(2));
+    assert!(err.starts_with("error: --dispatch"), "{err}");
 }

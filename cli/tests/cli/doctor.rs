@@ -139,7 +139,7 @@ async fn a_worker_that_is_set_aside_is_a_problem_with_its_reason() {
     let (code, checks) = doctor(&fake.url()).await;
     assert_eq!((code, status(&checks, "workers")), (2, "problem"));
     let said = &checks["workers"].1;
-    assert!(said.contains("No such file") && said.ends_with("muster resume w2"), "{said}");
+    assert!(said.contains("No such file") && said.ends_with("resume w2"), "{said}");
     // One that is only away is worth a word while another works.
     fake.state.workers.lock().unwrap().remove(1);
     let (code, checks) = doctor(&fake.url()).await;

@@ -32,6 +32,7 @@ async fn output_of_tasks_is_shown_line_by_line_with_their_number() {
     printer.finish().await;
     assert_eq!(outcome.exit, Exit::Completed);
     assert_eq!(outcome.summary, ["1 of 1 tasks completed"]);
+    assert_eq!(outcome.first_log, None);
     assert!(out.text().contains("[1] hello\n[1] 50%\n"), "{}", out.text());
     assert_eq!(fake.state.seen_tails.lock().unwrap().len(), 1, "one tail an attempt");
 }

@@ -14,7 +14,8 @@ fn answer() -> ExplainBatchResponse {
         causes: vec![WaitCause {
             reason: WaitReason::NoWorker.into(),
             message: "no worker is connected\u{1b}[2J".to_owned(),
-            way_out: "start one with: muster-worker --coordinator http://HOST:PORT --dispatch 'CMD'"
+            way_out: "start one with: muster-worker --coordinator http://HOST:PORT --dispatch 'CMD'; or end \
+                      it: muster cancel b1"
                 .to_owned(),
             task_count: 2,
             ..WaitCause::default()
@@ -35,8 +36,10 @@ async fn the_cause_comes_with_a_way_out_that_can_be_typed_as_it_is() {
         format!(
             "batch b1 queued: 2 queued, at most 2 at once\n\
              2 tasks wait: no worker is connected␛[2J\n  \
-             next: start one with: muster-worker --coordinator {} --dispatch 'CMD'\n\
+             next: start one with: muster-worker --coordinator {} --dispatch 'CMD'; \
+             or end it: muster --coordinator {} cancel b1\n\
              next is task 1, first in the queue of the fleet\n",
+            fake.url(),
             fake.url()
         )
     );

@@ -1,12 +1,12 @@
 //! The live view of `watch` and `run` on a terminal.
 
-use std::{fs, io::Read as _, path::Path, process::Command};
+use std::{fs, io::Read as _, path::Path, process::Command, sync::Mutex};
 
 use muster_proto::v1::{Batch, SchedulerStatus, Task, TaskCounts, TaskStatus};
 use nix::sys::signal::Signal;
 
 use crate::{
-    support::{Fake, Step, batch, change, failed, gate, piece, task},
+    support::{Fake, State, Step, batch, change, failed, gate, piece, task},
     terminal::Terminal,
 };
 
@@ -82,10 +82,11 @@ fn a_batch_is_seen_at_a_glance_and_leaves_outcomes_and_a_summary() {
     assert!(text.contains("1 running  1 queued"), "{text}");
     drop(open);
     assert_eq!(watch.code(), Some(1));
-    let text = terminal.wait_for_text("1 of 2 tasks completed, 1 failed");
+    // The last line.
+    let text = terminal.wait_for_text("logs b1 2");
+    assert!(text.contains("1 of 2 tasks completed, 1 failed"), "{text}");
     assert!(text.contains("task 1 completed  (一只猫在月亮上)"), "{text}");
     assert!(text.contains("task 2 failed: exit code 3  (Task 2)"), "{text}");
-    assert!(text.contains("logs b1 2"), "{text}");
     assert!(!text.contains('['), "nothing of the view is left: {text}");
     assert!(terminal.cursor_is_shown());
     assert_eq!(terminal.cursor().1, 0);
@@ -279,10 +280,10 @@ fn a_coordinator_that_goes_away_and_comes_back_is_said_above_the_view() {
     drop(fake);
     let text = terminal.wait_for("said", |text| text.contains("went away") && text.contains("2 running"));
     assert_eq!(text.matches("went away").count(), 1, "once, not once an output: {text}");
-    let fake = Fake::start_at(address);
     let ended = TaskCounts { completed: 3, ..TaskCounts::default() };
     let tasks = (1..=3).map(|index| task(index, TaskStatus::Completed)).collect();
-    fake.state.watches.lock().unwrap().push_back(vec![change("l", 2, running_batch(ended), tasks)]);
+    let rest = vec![change("l", 2, running_batch(ended), tasks)];
+    let _fake = Fake::start_at(address, State { watches: Mutex::new([rest].into()), ..State::default() });
     assert_eq!(watch.code(), Some(0));
     let text = terminal.wait_for_text("3 of 3 tasks completed");
     assert!(text.contains("the coordinator is back"), "{text}");

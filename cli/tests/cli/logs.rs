@@ -1,9 +1,9 @@
 //! `muster logs`: what is shown of one task and of several, and what is saved.
 
-use muster_proto::v1::{Batch, Task, TaskStatus};
+use muster_proto::v1::{Batch, GetInfoResponse, Task, TaskStatus};
 use tonic::Status;
 
-use crate::support::{Buffer, Fake, Step, batch, change, context, execute, failed, piece, task};
+use crate::support::{Buffer, Fake, Step, batch, change, context, execute, failed, info, piece, task};
 
 #[tokio::test]
 async fn logs_go_on_at_their_offset_and_show_no_control_characters() {
@@ -116,6 +116,34 @@ async fn the_last_lines_of_each_task() {
 }
 
 #[tokio::test]
+async fn a_time_is_asked_for_by_the_coordinators_clock() {
+    let fake = printed_by(&[b"one\ntwo\n", b"three\n"]);
+    let now = prost_types::Timestamp { seconds: 1_800_000_000, nanos: 5 };
+    let ask = |server_time| Ok(GetInfoResponse { server_time, ..info(0) });
+    fake.state.infos.lock().unwrap().extend([ask(Some(now)), ask(Some(now))]);
+    let seen = |fake: &Fake| std::mem::take(&mut *fake.state.seen_tails.lock().unwrap());
+    let printed = fake.muster(&["logs", "b1", "--since", "10m"]).await;
+    assert_eq!((printed.code, printed.out.lines().count()), (0, 3), "{}", printed.err);
+    let ago = Some(prost_types::Timestamp { seconds: 1_799_999_400, nanos: 5 });
+    let since: Vec<_> = seen(&fake).iter().map(|seen| seen.since).collect();
+    assert_eq!(since, [ago, ago]);
+    // Where last lines are looked for, all output counts.
+    let printed = fake.muster(&["logs", "b1", "1", "--since", "10m", "--tail", "1"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, "two\n"), "{}", printed.err);
+    let (last, before) = seen(&fake).split_last().map(|(last, rest)| (last.clone(), rest.to_vec())).unwrap();
+    assert_eq!((last.since, last.offset), (ago, 4));
+    assert!(before.iter().all(|seen| seen.since.is_none()), "{before:?}");
+    // A time is as good as it stands.
+    fake.state.infos.lock().unwrap().push_back(Err(Status::internal("not asked for")));
+    fake.state.logs.lock().unwrap().insert(1, Vec::new());
+    let printed = fake.muster(&["logs", "b1", "1", "--since", "2026-11-24T11:00:00+01:00"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, ""));
+    assert!(printed.err.contains("printed nothing since 2026-11-24T10:00:00Z"), "{}", printed.err);
+    let time = prost_types::Timestamp { seconds: 1_795_514_400, nanos: 0 };
+    assert_eq!(seen(&fake).first().and_then(|seen| seen.since), Some(time));
+}
+
+#[tokio::test]
 async fn lines_with_a_text() {
     let fake = printed_by(&[b"ok\nerror: x\n", b"an \x1b[31merror\x1b[0m\nErrors\n"]);
     let printed = fake.muster(&["logs", "b1", "--grep", "error"]).await;
@@ -128,8 +156,7 @@ async fn lines_with_a_text() {
 async fn what_cannot_be_asked_for_is_refused_with_a_way_out() {
     let fake = printed_by(&[b"one\n", b"two\n"]);
     for (line, way_out) in [
-        (&["logs", "b1", "--since", "5m"][..], "--tail N"),
-        (&["logs", "b1", "--raw"], "--output-dir DIR"),
+        (&["logs", "b1", "--raw"][..], "--output-dir DIR"),
         (&["logs", "b1", "1", "2", "--raw"], "--output-dir DIR"),
         (&["logs", "b1", "--attempt", "2"], "muster logs BATCH TASK --attempt N"),
         (&["logs", "b1", "1", "2", "--offset", "5"], "muster logs BATCH TASK --offset N"),

@@ -19,4 +19,5 @@ mod outputs;
 mod prefill;
 mod process;
 mod support;
+mod tails;
 mod terminal;

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -85,7 +85,11 @@ fn play<T: Send + 'static>(script: &Script<T>) -> Result<Streaming<T>, Status> {
             match step {
                 Step::Send(message) => drop(sender.send(Ok(message)).await),
                 Step::Fail(status) => drop(sender.send(Err(status)).await),
-                Step::Gate(opened) => drop(opened.await),
+                Step::Gate(opened) => tokio::select! {
+                    _ = opened => {}
+                    // Who holds the gate sees that nobody is there any more.
+                    () = sender.closed() => return,
+                },
                 Step::Hang => sender.closed().await,
             }
         }
@@ -286,19 +290,30 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap())
+        Self::start_at("127.0.0.1:0".parse().unwrap(), State::default())
     }
 
-    pub(crate) fn start_at(address: SocketAddr) -> Self {
+    /// On a port that another fake may just have left. `state` is there before the first call is: a client may have
+    /// been waiting for the port.
+    pub(crate) fn start_at(address: SocketAddr, state: State) -> Self {
+        let begun = Instant::now();
+        let listener = loop {
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                // The old sockets may take a moment to go.
+                Err(error) => assert!(begun.elapsed() < DEADLINE, "{error}"),
+            }
+            std::thread::yield_now();
+        };
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(state);
         let (batches, fleet, health) =
             (Service(state.clone()), Service(state.clone()), Service(state.clone()));
-        let (sender, receiver) = std::sync::mpsc::channel();
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-            sender.send(listener.local_addr().unwrap()).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let both = Both {
                 batches: BatchServiceServer::new(batches),
                 fleet: FleetServiceServer::new(fleet),
@@ -309,7 +324,6 @@ impl Fake {
                 .await
                 .unwrap();
         });
-        let address = receiver.recv_timeout(DEADLINE).unwrap();
         Self { state, address, runtime: Some(runtime) }
     }
 
@@ -374,11 +388,8 @@ pub(crate) struct Printed {
 
 /// A context that prints into buffers and waits in milliseconds.
 pub(crate) fn context(url: &str, out: Box<dyn Write + Send>, err: &Buffer) -> Context {
-    let patience = Patience {
-        first: Duration::from_millis(5),
-        longest: Duration::from_millis(50),
-        give_up: Duration::from_millis(400),
-    };
+    let patience =
+        Patience { first: Duration::from_millis(5), longest: Duration::from_millis(50), give_up: DEADLINE };
     Context { io: Io::new(out, Box::new(err.clone()), false), url: url.to_owned(), patience }
 }
 
@@ -457,6 +468,7 @@ pub(crate) fn piece(offset: i64, data: &[u8], end_of_log: bool) -> Step<TailLogs
         content: Some(Content::Data(data.to_vec().into())),
         end_of_log,
         discarded_bytes: 0,
+        time: None,
     })
 }
 

@@ -417,6 +417,12 @@ pub enum Refused {
          give this one a --work-dir of its own"
     )]
     Clone,
+    /// Two processes dial in as the same worker by turns.
+    #[error(
+        "two processes dial in as this worker by turns (a machine that was copied while it ran?): both are refused \
+         for a minute; stop one of them, or give it a --work-dir of its own"
+    )]
+    Contended,
     /// A hello that was held up and comes after a newer one of the same worker.
     #[error(
         "this connection is older than the newest one of this worker; if its machine was set back to a snapshot, \

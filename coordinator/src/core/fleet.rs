@@ -47,6 +47,10 @@ pub(super) struct Worker {
     /// Attempts offered to it and not ended.
     pub(super) held: BTreeSet<AttemptId>,
     pub(super) last_seen_ms: Option<UnixMs>,
+    /// When its session was replaced while it was up, as far as that still counts.
+    pub(super) replaced_mono_ms: Vec<u64>,
+    /// It is refused until then: two processes dial in as this worker by turns.
+    pub(super) contended_until_mono_ms: Option<u64>,
     indexed_free: Option<u32>,
 }
 
@@ -67,6 +71,8 @@ impl Worker {
             paused_until_mono_ms: None,
             held: BTreeSet::new(),
             last_seen_ms: None,
+            replaced_mono_ms: Vec::new(),
+            contended_until_mono_ms: None,
             indexed_free: None,
         }
     }

@@ -33,6 +33,10 @@ pub struct Config {
     pub forget_after_ms: u64,
     /// A worker that gives an offer back unasked gets nothing for so long: 1 s.
     pub pause_ms: u64,
+    /// A worker whose session is replaced `max_replacements` times within this is refused for as long: 60 s.
+    pub contention_ms: u64,
+    /// See above: 3.
+    pub max_replacements: usize,
     /// Launches in a row that fail for the machine's sake before a worker is set aside: 3.
     pub max_launch_failures: u32,
 }
@@ -45,6 +49,8 @@ impl Default for Config {
             recovery_ms: 60_000,
             forget_after_ms: 86_400_000,
             pause_ms: 1_000,
+            contention_ms: 60_000,
+            max_replacements: 3,
             max_launch_failures: 3,
         }
     }

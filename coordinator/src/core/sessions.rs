@@ -26,7 +26,7 @@ impl Machine {
         hello: &Hello,
         facts: &Facts,
     ) {
-        if let Some(refused) = self.refuses(hello) {
+        if let Some(refused) = self.refuses(hello).or_else(|| self.contends(turn, hello)) {
             let reason = refused.to_string();
             turn.reply(reply, Reply::Refused(refused));
             // So that nothing is kept for a session that never was.
@@ -100,6 +100,32 @@ impl Machine {
             return (!newer).then_some(Refused::Outdated);
         }
         known.session().is_some().then_some(Refused::Clone)
+    }
+
+    /// The same work directory in the same boot replaces its old stream, but not over and over: then two processes
+    /// hold it, and neither can be believed.
+    fn contends(&mut self, turn: &mut Turn, hello: &Hello) -> Option<Refused> {
+        let (now, config) = (turn.now.mono_ms, self.config);
+        let (contended, old) = self.fleet.change(&hello.worker.instance, |worker| {
+            if worker.contended_until_mono_ms.is_some_and(|until| now < until) {
+                return (true, None);
+            }
+            worker.contended_until_mono_ms = None;
+            let Some(session) = worker.session() else { return (false, None) };
+            worker.replaced_mono_ms.retain(|at| now < at + config.contention_ms);
+            worker.replaced_mono_ms.push(now);
+            if worker.replaced_mono_ms.len() < config.max_replacements {
+                return (false, None);
+            }
+            worker.replaced_mono_ms.clear();
+            worker.contended_until_mono_ms = Some(now + config.contention_ms);
+            (true, Some(session))
+        })?;
+        if let Some(session) = old {
+            turn.output(Output::Close(session, Refused::Contended.to_string()));
+            self.on_gone(turn, session);
+        }
+        contended.then_some(Refused::Contended)
     }
 
     pub(super) fn on_gone(&mut self, turn: &mut Turn, session: SessionId) {

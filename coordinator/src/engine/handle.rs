@@ -90,6 +90,8 @@ pub struct Offer {
     pub attempt: AttemptId,
     /// What to run.
     pub spec: TaskSpec,
+    /// Output past so many bytes is thrown away and counted.
+    pub log_limit: u64,
     /// The key of its batch, in the clear.
     pub api_key: Option<Secret>,
 }

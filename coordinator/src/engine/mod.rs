@@ -62,6 +62,8 @@ pub struct Parts {
     pub keys: Box<dyn Unseal>,
     /// Where committed revisions are published.
     pub hub: Hub,
+    /// How much of an attempt's output is kept, in bytes.
+    pub log_limit: u64,
     /// Numbers of the protocol.
     pub machine: machine::Config,
 }
@@ -97,7 +99,7 @@ pub fn spawn(inbox: Inbox, mut parts: Parts) -> Result<Stopped, store::Error> {
     let engine = Engine {
         machine,
         store: parts.store,
-        outputs: Outputs::new(parts.hub, parts.logs, parts.keys),
+        outputs: Outputs::new(parts.hub, parts.logs, parts.keys, parts.log_limit),
         clock,
         inputs: inbox.inputs,
         available_workers: inbox.available_workers,

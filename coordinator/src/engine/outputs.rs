@@ -32,14 +32,15 @@ pub(super) struct Outputs {
     hub: Hub,
     logs: Box<dyn LogOffsets>,
     keys: Box<dyn Unseal>,
+    log_limit: u64,
     replies: HashMap<ReplyId, oneshot::Sender<Reply>>,
     next_reply: u64,
     sessions: HashMap<SessionId, mpsc::Sender<SessionMessage>>,
 }
 
 impl Outputs {
-    pub(super) fn new(hub: Hub, logs: Box<dyn LogOffsets>, keys: Box<dyn Unseal>) -> Self {
-        Self { hub, logs, keys, replies: HashMap::new(), next_reply: 0, sessions: HashMap::new() }
+    pub(super) fn new(hub: Hub, logs: Box<dyn LogOffsets>, keys: Box<dyn Unseal>, log_limit: u64) -> Self {
+        Self { hub, logs, keys, log_limit, replies: HashMap::new(), next_reply: 0, sessions: HashMap::new() }
     }
 
     /// Turns an input into an event, keeping where its answer goes. `None`: shut down.
@@ -124,7 +125,9 @@ impl Outputs {
             ToWorker::Welcome(verdicts) => SessionMessage::Welcome(
                 verdicts.into_iter().map(|(id, verdict)| (id, verdict, self.logs.stored(id))).collect(),
             ),
-            ToWorker::Offer(attempt) => SessionMessage::Offer(Box::new(loads.offer(attempt)?)),
+            ToWorker::Offer(attempt) => {
+                SessionMessage::Offer(Box::new(loads.offer(attempt, self.log_limit)?))
+            }
             ToWorker::Stop { attempt, grace_ms } => SessionMessage::Stop { attempt, grace_ms },
             ToWorker::Acknowledged(attempt) => SessionMessage::Acknowledged(attempt),
         })
@@ -175,7 +178,7 @@ impl Loads {
         Ok(Self { specs: wanted.into_iter().zip(specs).collect(), keys })
     }
 
-    fn offer(&self, attempt: AttemptId) -> Result<Offer, Unsendable> {
+    fn offer(&self, attempt: AttemptId, log_limit: u64) -> Result<Offer, Unsendable> {
         let api_key = match self.keys.get(&attempt.batch) {
             None | Some(Ok(None)) => None,
             Some(Ok(Some(key))) => Some(Secret::new(key.expose().to_owned())),
@@ -186,7 +189,7 @@ impl Loads {
         };
         // Not taken out: where a worker dials in anew, a task can be offered twice in a group.
         match self.specs.get(&(attempt.batch, attempt.task)).cloned() {
-            Some(spec) => Ok(Offer { attempt, spec, api_key }),
+            Some(spec) => Ok(Offer { attempt, spec, log_limit, api_key }),
             // Every offer's spec was read above.
             None => Err((attempt, FailureReason::WorkerCrashed, "its parameters could not be read".into())),
         }
@@ -208,7 +211,7 @@ mod tests {
         };
         for attempt in [1, 2].map(AttemptNo) {
             let id = AttemptId { life: LifeId(1), batch, task: TaskIndex(1), attempt };
-            assert!(loads.offer(id).is_ok(), "the first went to a session that was replaced meanwhile");
+            assert!(loads.offer(id, 1).is_ok(), "the first went to a session that was replaced meanwhile");
         }
     }
 }

@@ -15,13 +15,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::logs;
+use crate::{config::MAX_LOG_LIMIT, logs};
 
-use super::{
-    context::Context,
-    convert::attach::{self, LOG_LIMIT_BYTES},
-    status,
-};
+use super::{context::Context, convert::attach, status};
 
 /// Most bytes in one message.
 const MAX_CHUNK_BYTES: usize = 256 * 1_024;
@@ -105,8 +101,8 @@ impl Pushes {
         }
         let end = request.offset.saturating_add(length as u64);
         // The last chunk may reach over the limit; the worker counts what it throws away.
-        if end > LOG_LIMIT_BYTES + MAX_CHUNK_BYTES as u64 {
-            let description = format!("reaches byte {end}; at most {LOG_LIMIT_BYTES} of an attempt are kept");
+        if end > MAX_LOG_LIMIT + MAX_CHUNK_BYTES as u64 {
+            let description = format!("reaches byte {end}; at most {MAX_LOG_LIMIT} of an attempt are kept");
             return Err(status::invalid("offset", &description));
         }
         if !self.attempts.contains_key(&attempt) && !self.begin(attempt, sender).await? {
@@ -124,7 +120,11 @@ impl Pushes {
                 }
                 Ok(())
             }
-            Err(logs::Error::Gap { .. }) => {
+            Err(logs::Error::Gap { expected }) => {
+                if expected == 0 {
+                    // It may have been removed with its batch: looked up anew before more of it is taken.
+                    self.attempts.remove(&attempt);
+                }
                 // The worker goes on from what is stored; what is on its way is passed over then.
                 acknowledge(sender, attempt, self.context.logs.stored(attempt)).await;
                 Ok(())

@@ -266,6 +266,12 @@ pub(crate) fn log_damaged(from: u64, to: u64) -> Status {
     parts.build()
 }
 
+/// Output that is no longer kept.
+pub(crate) fn log_removed() -> Status {
+    let message = "the output is no longer kept; it was removed with its batch".to_owned();
+    Parts::new(Code::NotFound, "LOG_REMOVED", message).build()
+}
+
 /// A key could not be encrypted; it is not stored otherwise.
 pub(crate) fn seal(error: &SealError) -> Status {
     internal("the API key could not be encrypted", error)
@@ -321,6 +327,7 @@ pub(crate) fn refused(refused: &Refused) -> Status {
         Refused::NameInUse(_) => parts(Code::AlreadyExists, "WORKER_NAME_IN_USE").build(),
         Refused::Clone => parts(Code::FailedPrecondition, "WORKER_CLONED").build(),
         Refused::Outdated => parts(Code::Aborted, "CONNECTION_OUTDATED").build(),
+        Refused::Contended => parts(Code::Aborted, "WORKER_CONTENDED").build(),
     }
 }
 
@@ -484,6 +491,7 @@ mod tests {
             (Refused::NameInUse("w".into()), Code::AlreadyExists),
             (Refused::Clone, Code::FailedPrecondition),
             (Refused::Outdated, Code::Aborted),
+            (Refused::Contended, Code::Aborted),
         ] {
             assert_eq!(info(&refused(&why)).0, code, "{why}");
         }

@@ -13,7 +13,7 @@ use tonic::Status;
 use v1::tail_logs_response::Content;
 
 use crate::{
-    core::model::{Revision, TaskState, TaskStatus},
+    core::model::{Revision, TaskState, TaskStatus, UnixMs},
     logs,
     store::TaskView,
 };
@@ -29,6 +29,8 @@ use super::{
 const WAITING_MESSAGES: usize = 4;
 /// Most output in one message.
 const CHUNK_BYTES: usize = 64 * 1_024;
+/// A character has so many bytes at most.
+const MAX_CHARACTER: usize = 4;
 /// The other name of the only stream there is.
 const COMBINED: &str = "combined";
 
@@ -46,6 +48,8 @@ pub(crate) async fn tail_logs(
         .map_err(|_| status::invalid("attempt", "is negative; attempts count from 1, 0 is the newest"))?;
     let offset = u64::try_from(request.offset)
         .map_err(|_| status::invalid("offset", "is negative; it counts bytes from 0"))?;
+    let since =
+        request.since.map(convert::unix_ms).transpose().map_err(|why| status::invalid("since", why))?;
     if !request.stream.is_empty() && request.stream != COMBINED {
         let description = format!("is not known; the only one is {COMBINED:?}, both outputs in order");
         return Err(status::invalid("stream", &description));
@@ -78,6 +82,9 @@ pub(crate) async fn tail_logs(
         tail.not_before = newest + 1;
     }
     tail.check_offset(&view).await?;
+    if let Some(since) = since {
+        tail.begin_since(since).await?;
+    }
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
     tokio::spawn(async move {
         let stopping = tail.context.stopping.clone();
@@ -141,6 +148,17 @@ impl Tail {
         Ok(())
     }
 
+    /// Passes over what was stored before a time.
+    async fn begin_since(&mut self, since: UnixMs) -> Result<(), Status> {
+        if self.attempt.attempt.0 != 0 {
+            // Nothing was stored before 1970.
+            let since = u64::try_from(since).unwrap_or(0);
+            let begins = self.context.logs.since(self.attempt, since).await;
+            self.offset = self.offset.max(begins.map_err(|error| unreadable(&error))?);
+        }
+        Ok(())
+    }
+
     async fn run(&mut self, mut view: TaskView, sender: &Sender) -> Result<(), Stop> {
         let mut stored = self.context.logs.subscribe(self.attempt);
         let mut looked = Instant::now();
@@ -149,7 +167,11 @@ impl Tail {
             let end = self.end(&view.state).await?;
             stored.borrow_and_update();
             self.send_stored(end.is_some() || !self.follow, sender).await?;
-            if let Some(End { discarded, .. }) = end {
+            if let Some(End { size, discarded }) = end {
+                // It was there when the tail began.
+                if self.offset == 0 && size > 0 && self.stored() == 0 {
+                    return Err(status::log_removed().into());
+                }
                 return send(sender, self.last(discarded)).await;
             }
             if !self.follow {
@@ -157,10 +179,13 @@ impl Tail {
             }
             // More output needs no look at the task.
             let task_may_have_changed = tokio::select! {
-                // The logs are closed first when the coordinator stops.
+                // The logs are closed first when the coordinator stops; else the output was removed with its batch.
                 stored = stored.changed() => stored.map(|()| false),
                 changed = self.changes.changed() => changed.map(|()| true),
             };
+            if task_may_have_changed.is_err() && !self.context.stopping.is_cancelled() {
+                read_task(&self.context, self.attempt.batch, self.attempt.task).await?;
+            }
             if task_may_have_changed.map_err(|_| status::shutting_down())? {
                 // The news may be about any task of the batch: not more than one look in a while.
                 tokio::time::sleep_until(looked + BEHIND_PAUSE).await;
@@ -217,15 +242,24 @@ impl Tail {
         if self.attempt.attempt.0 == 0 {
             return Ok(());
         }
+        let logs = self.context.logs.clone();
         loop {
-            let read = self.context.logs.read(self.attempt, self.offset, CHUNK_BYTES).await;
-            let chunk = read.map_err(|error| unreadable(&error))?;
-            let more_follows = chunk.len() == CHUNK_BYTES || !to_the_end;
-            let Some((content, taken)) = content(&chunk, self.raw, more_follows) else { return Ok(()) };
+            let read = logs.read_piece(self.attempt, self.offset, CHUNK_BYTES).await;
+            let logs::Piece { mut bytes, time } = read.map_err(|error| unreadable(&error))?;
+            let end = self.offset + bytes.len() as u64;
+            let is_stored_further = end < self.stored();
+            if is_stored_further && incomplete_tail(&bytes) == bytes.len() && !self.raw {
+                // A character that came in two pieces.
+                let read = logs.read(self.attempt, self.offset, MAX_CHARACTER).await;
+                bytes = read.map_err(|error| unreadable(&error))?;
+            }
+            let more_follows = is_stored_further || !to_the_end;
+            let Some((content, taken)) = content(&bytes, self.raw, more_follows) else { return Ok(()) };
             let response = Response {
                 attempt: count(self.attempt.attempt.0),
                 offset: convert::bytes(self.offset),
                 content: Some(content),
+                time: time.map(|time| convert::timestamp(UnixMs::try_from(time).unwrap_or(UnixMs::MAX))),
                 ..Response::default()
             };
             self.offset += taken as u64;
@@ -240,6 +274,7 @@ impl Tail {
             content: None,
             end_of_log: true,
             discarded_bytes: convert::bytes(discarded),
+            time: None,
         }
     }
 }
@@ -247,6 +282,7 @@ impl Tail {
 fn unreadable(error: &logs::Error) -> Status {
     match error {
         logs::Error::Damaged { from, to } => status::log_damaged(*from, *to),
+        logs::Error::Removed => status::log_removed(),
         logs::Error::Closed => status::shutting_down(),
         error => status::internal("the log could not be read", error),
     }

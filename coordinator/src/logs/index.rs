@@ -3,11 +3,11 @@
 //! Of a sealed segment it holds one piece (32 bytes) for each attempt that has output there, which names the
 //! attempt's lines in the segment's index file; of the active one each record (16 bytes).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use muster_proto::AttemptId;
+use muster_proto::{AttemptId, BatchId};
 
-use super::record::Extent;
+use super::record::{Extent, HEADER};
 
 /// An attempt's part of a sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) enum Place {
     Hole(u64),
     /// Not stored yet.
     End,
+    /// Nothing is known of the attempt, though its output is read in the middle: it was removed.
+    Removed,
 }
 
 #[derive(Default)]
@@ -101,15 +103,62 @@ impl Index {
 
     /// The active segment is sealed with these lines; another one begins.
     pub(super) fn seal(&mut self, segment: u32, lines: &[(AttemptId, Extent)]) {
-        self.active = HashMap::new();
-        for (attempt, piece) in pieces(segment, lines) {
+        let active = std::mem::take(&mut self.active);
+        // What was removed since the lines were taken stays so.
+        for (attempt, piece) in pieces(segment, lines).filter(|(attempt, _)| active.contains_key(attempt)) {
             self.add_sealed(attempt, piece);
+        }
+    }
+
+    /// The batches that have output.
+    pub(super) fn batches(&self) -> HashSet<BatchId> {
+        self.logs.keys().map(|attempt| attempt.batch).collect()
+    }
+
+    /// Forgets the output of these batches. Returns how many attempts had any.
+    pub(super) fn remove(&mut self, batches: &HashSet<BatchId>) -> usize {
+        let before = self.logs.len();
+        self.logs.retain(|attempt, _| !batches.contains(&attempt.batch));
+        self.logs.shrink_to_fit();
+        self.active.retain(|attempt, _| !batches.contains(&attempt.batch));
+        self.active.shrink_to_fit();
+        before - self.logs.len()
+    }
+
+    /// Bytes of records in each sealed segment that has any: rather too many, where records are damaged or old.
+    pub(super) fn live_bytes(&self) -> HashMap<u32, u64> {
+        let mut live = HashMap::new();
+        for piece in self.logs.values().flat_map(|log| &log.sealed) {
+            let bytes = (piece.end - piece.start) + u64::from(piece.count) * HEADER as u64;
+            *live.entry(piece.segment).or_default() += bytes;
+        }
+        live
+    }
+
+    /// The attempts with output in a sealed segment.
+    pub(super) fn attempts_in(&self, segment: u32) -> HashSet<AttemptId> {
+        let is_there = |log: &Log| log.sealed.iter().any(|piece| piece.segment == segment);
+        self.logs.iter().filter(|(_, log)| is_there(log)).map(|(attempt, _)| *attempt).collect()
+    }
+
+    /// A sealed segment has these lines now.
+    pub(super) fn replace(&mut self, segment: u32, lines: &[(AttemptId, Extent)]) {
+        for (attempt, piece) in pieces(segment, lines) {
+            let sealed = self.logs.get_mut(&attempt).map(|log| log.sealed.iter_mut());
+            if let Some(place) = sealed.into_iter().flatten().find(|piece| piece.segment == segment) {
+                *place = piece;
+            }
         }
     }
 
     /// Where the byte at this offset lies.
     pub(super) fn find(&self, attempt: AttemptId, offset: u64) -> Place {
-        let Some(log) = self.logs.get(&attempt).filter(|log| offset < log.stored) else { return Place::End };
+        let Some(log) = self.logs.get(&attempt) else {
+            return if offset == 0 { Place::End } else { Place::Removed };
+        };
+        if offset >= log.stored {
+            return Place::End;
+        }
         let after = log.sealed.partition_point(|piece| piece.start <= offset);
         if let Some(piece) = log.sealed[..after].last().filter(|piece| offset < piece.end) {
             return Place::Sealed(*piece);
@@ -171,8 +220,29 @@ mod tests {
         assert_eq!(index.find(attempt(1), 34), Place::Active(extent(30, 5)));
         assert_eq!(index.find(attempt(1), 35), Place::End);
         assert_eq!(index.find(attempt(2), 5), Place::End);
-        assert_eq!(index.find(attempt(3), 0), Place::End);
+        assert_eq!((index.find(attempt(3), 0), index.find(attempt(3), 1)), (Place::End, Place::Removed));
         assert_eq!((index.stored(attempt(1)), index.queued(attempt(1))), (35, 35));
         assert_eq!((index.stored(attempt(2)), index.stored(attempt(3))), (5, 0));
+    }
+
+    #[test]
+    fn removed_output_stays_removed_though_its_segment_is_just_being_sealed() {
+        let other = BatchId::new(1, 1);
+        let of_other = AttemptId { batch: other, ..attempt(2) };
+        let mut index = Index::default();
+        index.add(attempt(1), extent(0, 10));
+        index.add(of_other, extent(0, 5));
+        let lines = index.lines();
+        assert_eq!(index.batches().len(), 2);
+        assert_eq!(index.remove(&HashSet::from([other])), 1);
+        index.seal(1, &lines);
+        assert_eq!((index.stored(of_other), index.find(of_other, 1)), (0, Place::Removed));
+        assert_eq!(index.live_bytes(), HashMap::from([(1, 10 + HEADER as u64)]));
+        // Its lines in the index file, which came first, are passed over.
+        let piece = Piece { start: 0, end: 10, segment: 1, first: 1, count: 1 };
+        assert_eq!(index.find(attempt(1), 0), Place::Sealed(piece));
+        assert_eq!(index.attempts_in(1), HashSet::from([attempt(1)]));
+        index.replace(1, &lines[1..]);
+        assert_eq!(index.find(attempt(1), 0), Place::Sealed(Piece { first: 0, ..piece }));
     }
 }

@@ -15,37 +15,49 @@
 //! 16 MiB in the queue and a group of 4 MiB. A start reads the sealed segments' index files and the last
 //! segment. One file is open besides those being read.
 //!
-//! What this does not do: limit how much an attempt may store, decide when a task has ended, or delete.
+//! Every record has the time at which it was written. Times never go back within an attempt's output: a clock that
+//! was set back stands still here until it has caught up.
+//!
+//! What this does not do: limit how much an attempt may store, decide when a task has ended, or which output is removed.
 
+pub mod check;
 mod index;
+mod read;
 mod record;
+mod remove;
 mod segment;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread::{self, JoinHandle},
+    time::SystemTime,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use muster_proto::AttemptId;
+use bytes::{Buf, Bytes};
+use muster_proto::{AttemptId, BatchId};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
     index::{Index, Place},
     record::Extent,
-    segment::{Opened, Sealed},
+    segment::{Active, Opened},
+    sizes::{Size, Sizes},
     writer::{Chunk, Writer},
 };
 
 /// One reading returns so many bytes at most, whatever is asked for.
 pub const MAX_READ: usize = 1 << 20;
+
+/// A [`Piece`] was stored within so many milliseconds.
+pub const PIECE_MS: u64 = 1_000;
 
 /// What a chunk takes of the queue besides its bytes, so that tiny ones are bounded too.
 const CHUNK_ROOM: usize = 128;
@@ -96,6 +108,9 @@ pub enum Error {
         /// The first byte that is not.
         to: u64,
     },
+    /// The output was removed with its batch.
+    #[error("the output is no longer kept; it was removed with its batch")]
+    Removed,
     /// The coordinator is stopping.
     #[error("output is no longer taken; the coordinator is stopping")]
     Closed,
@@ -115,6 +130,15 @@ pub enum Error {
     Newer(PathBuf),
 }
 
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Attempts that had output.
+    pub attempts: usize,
+    /// Bytes by which the files became less; other output may have come meanwhile, and count against it.
+    pub bytes: u64,
+}
+
 /// A part of a segment that holds no records any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -124,6 +148,16 @@ pub struct Damage {
     pub from: u64,
     /// The first byte after the damage.
     pub to: u64,
+}
+
+/// Output that was stored at about the same time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// What was printed; empty where nothing more is stored.
+    pub bytes: Bytes,
+    /// When the first of the bytes was stored, in milliseconds since 1970; `None` where it was stored by a version
+    /// that kept no times.
+    pub time: Option<u64>,
 }
 
 /// The output of all attempts. Cheap to clone; dropping the last clone writes what is queued and waits for it.
@@ -142,8 +176,18 @@ impl Logs {
         options: Options,
         on_stored: impl Fn(AttemptId, u64) + Send + 'static,
     ) -> Result<Self, Error> {
+        Self::open_at(dir, options, unix_ms, on_stored)
+    }
+
+    /// The same with another clock.
+    fn open_at(
+        dir: &Path,
+        options: Options,
+        clock: impl Fn() -> u64 + Send + 'static,
+        on_stored: impl Fn(AttemptId, u64) + Send + 'static,
+    ) -> Result<Self, Error> {
         let options = options.clamped();
-        let Opened { index, active, damage } = segment::open(dir)?;
+        let Opened { index, sizes, active, damage } = segment::open(dir)?;
         let (sender, queue) = mpsc::unbounded_channel();
         let state = State {
             index,
@@ -152,6 +196,7 @@ impl Logs {
             // Unbounded in number, and bounded by `room`.
             queue: Some(sender),
             active: Arc::new(active.file),
+            sizes,
         };
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
@@ -160,6 +205,8 @@ impl Logs {
             room: Semaphore::new(options.queue_bytes),
             failed: watch::Sender::new(None),
             state: Mutex::new(state),
+            files: RwLock::new(0),
+            removing: Mutex::new(()),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
@@ -167,6 +214,8 @@ impl Logs {
             number: active.number,
             length: active.length,
             on_stored,
+            clock,
+            latest: active.latest,
             done: false,
         };
         let handle = thread::Builder::new()
@@ -243,9 +292,51 @@ impl Logs {
         if max == 0 || self.shared.state().index.find(attempt, offset) == Place::End {
             return Ok(Bytes::new());
         }
+        Ok(self.on_disk(move |shared| shared.read(attempt, offset, max.min(MAX_READ), u64::MAX)).await?.bytes)
+    }
+
+    /// The same, but only what was stored within [`PIECE_MS`] of its first byte; there may be more then, though this is
+    /// shorter than `max`.
+    pub async fn read_piece(&self, attempt: AttemptId, offset: u64, max: usize) -> Result<Piece, Error> {
+        if max == 0 || self.shared.state().index.find(attempt, offset) == Place::End {
+            return Ok(Piece::default());
+        }
+        self.on_disk(move |shared| shared.read(attempt, offset, max.min(MAX_READ), PIECE_MS)).await
+    }
+
+    /// Where the first record begins that was stored at this time (milliseconds since 1970) or later; the end of what
+    /// is stored where none was. Records without a time are older than any. Nothing is passed over for damage: what
+    /// is damaged counts with what follows it.
+    pub async fn since(&self, attempt: AttemptId, time: u64) -> Result<u64, Error> {
+        self.on_disk(move |shared| shared.since(attempt, time)).await
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let shared = Arc::clone(&self.shared);
-        let read = move || shared.read(attempt, offset, max.min(MAX_READ));
-        tokio::task::spawn_blocking(read).await.map_err(|_| Error::Closed)?
+        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| Error::Closed)?
+    }
+
+    /// Removes the output of all batches but those to keep: nobody can read it any more, and the disk has room again
+    /// (see [`Self::bytes`]) as far as whole segments, or the bigger part of one, are removed output. Doing it again
+    /// changes nothing. After a start it must be done again, for a part of what was removed may still be on the disk.
+    /// An error leaves everything that is kept readable, or tells which file is to blame. Blocks.
+    ///
+    /// Nothing may be appended any more to what is removed: that would be kept until the next time.
+    pub fn retain(&self, keep: impl Fn(BatchId) -> bool) -> Result<Removed, Error> {
+        self.shared.retain(keep)
+    }
+
+    /// Removes the output of these batches, like [`Self::retain`]. Blocks.
+    pub fn remove(&self, batches: &HashSet<BatchId>) -> Result<Removed, Error> {
+        self.retain(|batch| !batches.contains(&batch))
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.shared.state().sizes.total()
     }
 
     /// What was found damaged when the folder was opened.
@@ -278,6 +369,11 @@ struct Shared {
     room: Semaphore,
     failed: watch::Sender<Option<String>>,
     state: Mutex<State>,
+    /// How often files of sealed segments were replaced or deleted; locked while they are, and while they are opened.
+    /// Before `state`, where both are locked.
+    files: RwLock<u64>,
+    /// Held by the one that removes output.
+    removing: Mutex<()>,
 }
 
 struct State {
@@ -287,6 +383,7 @@ struct State {
     /// `None` once nothing more is taken.
     queue: Option<mpsc::UnboundedSender<Chunk>>,
     active: Arc<File>,
+    sizes: Sizes,
 }
 
 impl Shared {
@@ -303,15 +400,18 @@ impl Shared {
     }
 
     /// From now on the segment is read through its index file, and this file is the active one.
-    fn seal(&self, number: u32, lines: &[(AttemptId, Extent)], next: File) {
-        let mut state = self.state();
+    fn seal(&self, (number, size): (u32, Size), lines: &[(AttemptId, Extent)], next: Active) {
+        let state = &mut *self.state();
         state.index.seal(number, lines);
-        state.active = Arc::new(next);
+        state.active = Arc::new(next.file);
+        state.sizes.set(number, size);
+        state.sizes.set_active(next.length);
     }
 
-    /// These records are durable. Returns the new offset of each attempt.
-    fn publish(&self, records: &[(AttemptId, Extent)]) -> Vec<(AttemptId, u64)> {
+    /// These records are durable, and the active segment has this length. Returns the new offset of each attempt.
+    fn publish(&self, records: &[(AttemptId, Extent)], length: u64) -> Vec<(AttemptId, u64)> {
         let state = &mut *self.state();
+        state.sizes.set_active(length);
         let mut stored = Vec::new();
         for group in records.chunk_by(|left, right| left.0 == right.0) {
             for &(attempt, extent) in group {
@@ -348,60 +448,12 @@ impl Shared {
     fn why_closed(&self) -> Error {
         self.failed.borrow().clone().map_or(Error::Closed, Error::Failed)
     }
+}
 
-    fn read(&self, attempt: AttemptId, offset: u64, max: usize) -> Result<Bytes, Error> {
-        let mut found = BytesMut::new();
-        let mut at = offset;
-        let mut sealed = None;
-        while found.len() < max {
-            match self.read_record(attempt, at, &mut sealed) {
-                Ok(None) => break,
-                Ok(Some(output)) => {
-                    let take = output.len().min(max - found.len());
-                    found.extend_from_slice(&output[..take]);
-                    at += take as u64;
-                }
-                Err(_) if !found.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found.freeze())
-    }
-
-    /// Output from this offset to the end of its record.
-    fn read_record(
-        &self,
-        attempt: AttemptId,
-        offset: u64,
-        cached: &mut Option<Sealed>,
-    ) -> Result<Option<Bytes>, Error> {
-        let (place, active) = {
-            let state = self.state();
-            (state.index.find(attempt, offset), Arc::clone(&state.active))
-        };
-        let failed = |source| Error::Io { path: self.dir.clone(), source };
-        let (extent, record) = match place {
-            Place::End => return Ok(None),
-            Place::Hole(to) => return Err(Error::Damaged { from: offset, to }),
-            Place::Active(extent) => (extent, segment::read_record(&active, attempt, &extent)),
-            Place::Sealed(piece) => {
-                if cached.as_ref().is_none_or(|sealed| sealed.number != piece.segment) {
-                    *cached = Some(Sealed::open(&self.dir, piece.segment)?);
-                }
-                let Some(sealed) = cached else { return Ok(None) };
-                match sealed.find(attempt, &piece, offset).map_err(failed)? {
-                    Ok(extent) => (extent, segment::read_record(&sealed.log, attempt, &extent)),
-                    Err(to) => return Err(Error::Damaged { from: offset, to }),
-                }
-            }
-        };
-        let Some(output) = record.map_err(failed)? else {
-            return Err(Error::Damaged { from: offset, to: extent.end() });
-        };
-        let mut output = Bytes::from(output);
-        output.advance((offset - extent.offset) as usize);
-        Ok(Some(output))
-    }
+fn unix_ms() -> u64 {
+    // A clock before 1970 has no milliseconds since.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Ends the thread when the last clone is dropped.

@@ -3,9 +3,13 @@
 //! Pure: bytes in, bytes out. All numbers are little-endian.
 //!
 //! ```text
-//! mark 4 | crc32 4 | life 8 | batch 8 | task 4 | attempt 4 | offset 8 | length 4 | synced 4 | output
-//!                    ╰─────────────────────── under the checksum ────────────────────────────────╯
+//! mark 4 | crc32 4 | life 8 | batch 8 | task 4 | attempt 4 | offset 8 | length 4 | synced 4 | time 8 | output
+//!                    ╰─────────────────────────── under the checksum ─────────────────────────────────────╯
 //! ```
+//!
+//! `time` is when the record was written, in milliseconds since 1970. Version 1 had no times; its records have a mark
+//! of their own, so that they are read wherever they stand. A segment that version 1 began and this one goes on
+//! with has the mark of this one at its start, so that version 1 leaves it alone.
 //!
 //! `synced` is where the record's group begins: all before it was synced before the group was written. So what
 //! a crash may have torn can be told from what broke later.
@@ -16,13 +20,20 @@ use bytes::Bytes;
 use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 
 /// The first bytes of a segment; the last of them counts the versions.
-pub(super) const FILE_MARK: &[u8; 8] = b"MUSTLOG1";
+pub(super) const FILE_MARK: &[u8; 8] = b"MUSTLOG2";
+/// The same of version 1.
+const FILE_MARK_1: &[u8; 8] = b"MUSTLOG1";
 /// Bytes of a record before its output.
-pub(super) const HEADER: usize = 48;
+pub(super) const HEADER: usize = 56;
+/// The same of version 1, which ended before the time.
+const HEADER_1: usize = 48;
 /// Output in one record at most. A reader takes whole records, so that it can verify them.
 pub(super) const MAX_OUTPUT: usize = 64 << 10;
 
-const MARK: &[u8; 4] = b"\xffMLR";
+const MARK: &[u8; 4] = b"\xffMLT";
+const MARK_1: &[u8; 4] = b"\xffMLR";
+/// What all marks begin with.
+const MARK_FAMILY: &[u8; 3] = b"\xffML";
 /// Where what is under the checksum begins.
 const CHECKED: usize = 8;
 
@@ -43,8 +54,8 @@ impl Extent {
         self.offset.saturating_add(self.length as u64)
     }
 
-    /// Bytes of the whole record in the segment.
-    pub(super) const fn record_length(&self) -> usize {
+    /// Bytes of the whole record in the segment; one of version 1 has a few less.
+    pub(super) const fn most_bytes(&self) -> usize {
         HEADER + self.length as usize
     }
 }
@@ -55,11 +66,27 @@ pub(super) struct Record<'bytes> {
     pub(super) attempt: AttemptId,
     pub(super) offset: u64,
     pub(super) synced: u32,
+    /// When it was written, in milliseconds since 1970; `None` in version 1.
+    pub(super) time: Option<u64>,
     pub(super) output: &'bytes [u8],
 }
 
+impl Record<'_> {
+    /// Bytes before the output.
+    pub(super) const fn header(&self) -> usize {
+        if self.time.is_some() { HEADER } else { HEADER_1 }
+    }
+}
+
 /// Appends a record with at most `MAX_OUTPUT` bytes, which come in pieces.
-pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, synced: u32, pieces: &[Bytes]) {
+pub(super) fn encode(
+    into: &mut Vec<u8>,
+    attempt: AttemptId,
+    offset: u64,
+    synced: u32,
+    time: u64,
+    pieces: &[Bytes],
+) {
     let start = into.len();
     let length: usize = pieces.iter().map(Bytes::len).sum();
     into.extend_from_slice(MARK);
@@ -68,6 +95,7 @@ pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, synced
     into.extend_from_slice(&offset.to_le_bytes());
     into.extend_from_slice(&(length as u32).to_le_bytes());
     into.extend_from_slice(&synced.to_le_bytes());
+    into.extend_from_slice(&time.to_le_bytes());
     for piece in pieces {
         into.extend_from_slice(piece);
     }
@@ -77,17 +105,31 @@ pub(super) fn encode(into: &mut Vec<u8>, attempt: AttemptId, offset: u64, synced
 
 /// The whole and undamaged record that the bytes begin with, if they do.
 pub(super) fn decode(bytes: &[u8]) -> Option<Record<'_>> {
-    let (header, rest) = bytes.split_at_checked(HEADER)?;
-    if !header.starts_with(MARK) {
+    let timed = bytes.starts_with(MARK);
+    if !timed && !bytes.starts_with(MARK_1) {
         return None;
     }
+    let (header, rest) = bytes.split_at_checked(if timed { HEADER } else { HEADER_1 })?;
     let length = usize::try_from(u32_at(header, 40)?).ok().filter(|length| *length <= MAX_OUTPUT)?;
     let output = rest.get(..length)?;
-    if crc32fast::hash(bytes.get(CHECKED..HEADER + length)?) != u32_at(header, 4)? {
+    if crc32fast::hash(bytes.get(CHECKED..header.len() + length)?) != u32_at(header, 4)? {
         return None;
     }
-    let attempt = decode_attempt(header.get(CHECKED..)?)?;
-    Some(Record { attempt, offset: u64_at(header, 32)?, synced: u32_at(header, 44)?, output })
+    Some(Record {
+        attempt: decode_attempt(header.get(CHECKED..)?)?,
+        offset: u64_at(header, 32)?,
+        synced: u32_at(header, 44)?,
+        time: if timed { Some(u64_at(header, HEADER_1)?) } else { None },
+        output,
+    })
+}
+
+/// Whether these are the first bytes of a segment of a version that is not known here.
+pub(super) fn is_newer(segment: &[u8]) -> bool {
+    let family = FILE_MARK.len() - 1;
+    segment.len() > family
+        && segment.starts_with(&FILE_MARK[..family])
+        && ![FILE_MARK, FILE_MARK_1].iter().any(|mark| segment.starts_with(*mark))
 }
 
 /// An attempt's id in 24 bytes.
@@ -127,17 +169,29 @@ pub(super) struct Scan {
     pub(super) damaged: Vec<Range<usize>>,
     /// Everything before this place was synced, as the records tell.
     pub(super) synced: usize,
+    /// The latest time in a record.
+    pub(super) latest: u64,
+}
+
+impl Scan {
+    /// Where the last segment ends that a crash has torn; `None`: it ends with its last record. What a crash left of
+    /// the last group can be anything, so whatever follows its first gap was never told to be stored. What is damaged
+    /// before it was synced, and broke later.
+    pub(super) fn torn_from(&self) -> Option<usize> {
+        self.damaged.iter().find(|range| range.start >= self.synced).map(|range| range.start)
+    }
 }
 
 /// Reads all records of a segment of less than 4 GiB. After damage it goes on at the next good record.
 pub(super) fn scan(segment: &[u8]) -> Scan {
     let mut found = Scan::default();
-    let mut at = if segment.starts_with(FILE_MARK) { FILE_MARK.len() } else { 0 };
+    let marked = segment.starts_with(FILE_MARK) || segment.starts_with(FILE_MARK_1);
+    let mut at = if marked { FILE_MARK.len() } else { 0 };
     let mut damaged_from = None;
     while at < segment.len() {
         let Some(record) = decode(&segment[at..]) else {
             damaged_from.get_or_insert(at);
-            let next = segment[at + 1..].windows(MARK.len()).position(|window| window == MARK);
+            let next = segment[at + 1..].windows(MARK_FAMILY.len()).position(|window| window == MARK_FAMILY);
             at = next.map_or(segment.len(), |next| at + 1 + next);
             continue;
         };
@@ -145,10 +199,11 @@ pub(super) fn scan(segment: &[u8]) -> Scan {
             found.damaged.push(from..at);
         }
         found.synced = found.synced.max(record.synced as usize);
+        found.latest = found.latest.max(record.time.unwrap_or(0));
         let extent =
             Extent { offset: record.offset, position: at as u32, length: record.output.len() as u32 };
         found.records.push((record.attempt, extent));
-        at += extent.record_length();
+        at += record.header() + record.output.len();
     }
     if let Some(from) = damaged_from {
         found.damaged.push(from..segment.len());
@@ -166,6 +221,16 @@ pub(super) fn attempt(task: u32) -> AttemptId {
     }
 }
 
+/// Makes the record at the end of `bytes`, which has this many bytes of output, one of version 1.
+#[cfg(test)]
+pub(super) fn make_old(bytes: &mut Vec<u8>, length: usize) {
+    let start = bytes.len() - length - HEADER;
+    bytes.drain(start + HEADER_1..start + HEADER);
+    bytes[start..start + 4].copy_from_slice(MARK_1);
+    let sum = crc32fast::hash(&bytes[start + CHECKED..]);
+    bytes[start + 4..start + CHECKED].copy_from_slice(&sum.to_le_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,7 +242,7 @@ mod tests {
             starts.push(segment.len());
             let (head, tail) = text.split_at(text.len() / 2);
             let pieces = [Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
-            encode(&mut segment, attempt(task), 7, 8 * task, &pieces);
+            encode(&mut segment, attempt(task), 7, 8 * task, 1_000 * u64::from(task), &pieces);
         }
         (segment, starts)
     }
@@ -186,9 +251,11 @@ mod tests {
     fn records_are_read_back() {
         let (segment, starts) = three();
         let first = decode(&segment[starts[0]..]).unwrap();
-        assert_eq!(first, Record { attempt: attempt(1), offset: 7, synced: 8, output: b"first" });
+        let expected =
+            Record { attempt: attempt(1), offset: 7, synced: 8, time: Some(1_000), output: b"first" };
+        assert_eq!(first, expected);
         let scan = scan(&segment);
-        assert_eq!((scan.synced, scan.damaged.len()), (16, 0));
+        assert_eq!((scan.synced, scan.latest, scan.damaged.len()), (16, 2_000, 0));
         let found: Vec<_> = scan.records.iter().map(|(id, extent)| (*id, extent.position as usize)).collect();
         assert_eq!(found, [(attempt(1), starts[0]), (attempt(2), starts[1]), (attempt(1), starts[2])]);
     }
@@ -214,6 +281,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn records_of_version_1_are_read_beside_others_and_have_no_time() {
+        let mut segment = FILE_MARK_1.to_vec();
+        encode(&mut segment, attempt(1), 0, 8, 5, &[Bytes::from_static(b"old")]);
+        make_old(&mut segment, 3);
+        let border = segment.len();
+        encode(&mut segment, attempt(1), 3, 8, 6, &[Bytes::from_static(b"new")]);
+        let old = decode(&segment[8..]).unwrap();
+        assert_eq!(old, Record { attempt: attempt(1), offset: 0, synced: 8, time: None, output: b"old" });
+        assert_eq!(decode(&segment[border..]).unwrap().time, Some(6));
+        let scan = scan(&segment);
+        assert_eq!((scan.records.len(), scan.damaged.len()), (2, 0));
+        assert!(!is_newer(&segment) && !is_newer(b"MUSTLOG") && is_newer(b"MUSTLOG3"));
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! What callers of the logs were promised, over restarts, crashes and damage.
 
+mod checking;
+mod removing;
+
 use std::{
     collections::HashMap,
     fs::{self, OpenOptions},
     os::unix::fs::FileExt,
-    sync::mpsc as std_mpsc,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
 };
 
 use proptest::prelude::*;
@@ -217,11 +223,11 @@ async fn a_torn_end_is_cut_and_sent_again() {
 async fn a_good_record_after_a_torn_one_in_the_last_group_is_not_taken_for_stored() {
     let dir = tempfile::tempdir().unwrap();
     let mut segment = record::FILE_MARK.to_vec();
-    record::encode(&mut segment, attempt(1), 0, 8, &[Bytes::from_static(b"old ")]);
+    record::encode(&mut segment, attempt(1), 0, 8, 1, &[Bytes::from_static(b"old ")]);
     let group = segment.len();
-    record::encode(&mut segment, attempt(1), 4, group as u32, &[Bytes::from_static(b"lost")]);
-    record::encode(&mut segment, attempt(2), 0, group as u32, &[Bytes::from_static(b"kept")]);
-    record::encode(&mut segment, attempt(1), 8, group as u32, &[Bytes::from_static(b"kept")]);
+    record::encode(&mut segment, attempt(1), 4, group as u32, 2, &[Bytes::from_static(b"lost")]);
+    record::encode(&mut segment, attempt(2), 0, group as u32, 2, &[Bytes::from_static(b"kept")]);
+    record::encode(&mut segment, attempt(1), 8, group as u32, 2, &[Bytes::from_static(b"kept")]);
     segment[group + HEADER] ^= 1;
     fs::write(dir.path().join("segment-00000007.log"), segment).unwrap();
     let logs = open(&dir, Options::default());
@@ -288,10 +294,10 @@ async fn an_index_file_is_made_again_where_it_is_damaged() {
 async fn a_newer_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("segment-00000001.log");
-    fs::write(&path, b"MUSTLOG2whatever").unwrap();
+    fs::write(&path, b"MUSTLOG3whatever").unwrap();
     let Err(error) = Logs::open(dir.path(), SMALL, |_, _| {}) else { panic!("opened") };
     assert!(matches!(error, Error::Newer(_)) && error.to_string().contains("segment-00000001"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), b"MUSTLOG2whatever");
+    assert_eq!(fs::read(&path).unwrap(), b"MUSTLOG3whatever");
 }
 
 #[tokio::test]
@@ -337,6 +343,126 @@ fn futures_now<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
     }
+}
+
+/// A clock that a test sets.
+fn open_at(dir: &TempDir, options: Options, clock: &Arc<AtomicU64>) -> Logs {
+    let clock = Arc::clone(clock);
+    Logs::open_at(dir.path(), options, move || clock.load(Ordering::SeqCst), |_, _| {}).unwrap()
+}
+
+async fn append_at(logs: &Logs, clock: &AtomicU64, time: u64, attempt: AttemptId, text: &str) {
+    clock.store(time, Ordering::SeqCst);
+    let offset = logs.stored(attempt);
+    append(logs, attempt, offset, text.as_bytes()).await.unwrap();
+    stored(logs, attempt, offset + text.len() as u64).await;
+}
+
+#[tokio::test]
+async fn a_piece_has_its_time_and_what_is_a_second_younger_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::default();
+    let logs = open_at(&dir, Options::default(), &clock);
+    for (time, text) in [(5_000, "a"), (5_400, "b"), (6_000, "c"), (6_001, "d"), (9_000, "e")] {
+        append_at(&logs, &clock, time, attempt(1), text).await;
+    }
+    let mut found = Vec::new();
+    let mut offset = 0;
+    loop {
+        let Piece { bytes, time } = logs.read_piece(attempt(1), offset, 100).await.unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        offset += bytes.len() as u64;
+        found.push((time, bytes));
+    }
+    assert_eq!(
+        found,
+        [(Some(5_000), Bytes::from("abc")), (Some(6_001), Bytes::from("d")), (Some(9_000), Bytes::from("e"))]
+    );
+    assert_eq!(logs.read(attempt(1), 0, 100).await.unwrap(), "abcde");
+}
+
+#[tokio::test]
+async fn times_are_found_over_segments_and_restarts_and_never_go_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 300, ..SMALL };
+    let clock = Arc::default();
+    let mut logs = open_at(&dir, options, &clock);
+    // The clock is set back in the middle; the coordinator is restarted while it is.
+    let times = (0..40_u64).map(|n| if n < 20 { 1_000 * n } else { 1_000 * n - 5_000 });
+    let mut expected = Vec::new();
+    for (n, time) in (0..).zip(times) {
+        if n == 22 {
+            drop(logs);
+            logs = open_at(&dir, options, &clock);
+        }
+        append_at(&logs, &clock, time, attempt(1), "0123456789").await;
+        append_at(&logs, &clock, time, attempt(2), "x").await;
+        expected.push(time.max(expected.last().copied().unwrap_or(0)));
+    }
+    assert!(segments(&dir).len() > 5);
+    for reopened in [false, true] {
+        if reopened {
+            drop(logs);
+            logs = open_at(&dir, options, &clock);
+        }
+        for since in (0..40_000).step_by(500) {
+            let first = expected.iter().position(|time| *time >= since).unwrap_or(expected.len());
+            assert_eq!(logs.since(attempt(1), since).await.unwrap(), first as u64 * 10, "{since}");
+            assert_eq!(logs.since(attempt(2), since).await.unwrap(), first as u64, "{since}");
+        }
+        assert_eq!(logs.since(attempt(3), 0).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn damage_is_not_passed_over_with_what_is_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::default();
+    let logs = open_at(&dir, Options::default(), &clock);
+    for n in 0..9 {
+        append_at(&logs, &clock, 1_000 * n, attempt(1), "0123456789").await;
+    }
+    let file = OpenOptions::new().write(true).open(&segments(&dir)[0]).unwrap();
+    for record in [3, 4] {
+        let record = record::FILE_MARK.len() + record * (HEADER + 10);
+        file.write_all_at(b"!", (record + HEADER) as u64).unwrap();
+    }
+    for (since, begins) in [(2_000, 20), (3_000, 30), (4_000, 30), (5_000, 30), (6_000, 60), (9_000, 90)] {
+        assert_eq!(logs.since(attempt(1), since).await.unwrap(), begins, "{since}");
+    }
+    let error = logs.read_piece(attempt(1), 30, 100).await.unwrap_err();
+    assert!(matches!(error, Error::Damaged { from: 30, to: 40 }), "{error}");
+}
+
+#[tokio::test]
+async fn what_version_1_wrote_is_read_and_gone_on_with_and_is_older_than_any_time() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in [1, 2] {
+        let mut segment = b"MUSTLOG1".to_vec();
+        for n in 0..3_u64 {
+            let offset = (number - 1) * 12 + n * 4;
+            record::encode(&mut segment, attempt(1), offset, 8, 0, &[Bytes::from("old ")]);
+            record::make_old(&mut segment, 4);
+        }
+        fs::write(dir.path().join(format!("segment-0000000{number}.log")), segment).unwrap();
+    }
+    let clock = Arc::default();
+    let logs = open_at(&dir, Options::default(), &clock);
+    assert!(logs.damage().is_empty());
+    assert_eq!(read_all(&logs, attempt(1), 0, 100).await, "old ".repeat(6).as_bytes());
+    append_at(&logs, &clock, 1, attempt(1), "new").await;
+    drop(logs);
+    let [sealed, active] = &segments(&dir)[..] else { panic!("one more segment") };
+    assert!(fs::read(sealed).unwrap().starts_with(b"MUSTLOG1"), "left as it was");
+    assert!(fs::read(active).unwrap().starts_with(record::FILE_MARK), "an older version leaves it alone");
+    let logs = open_at(&dir, Options::default(), &clock);
+    assert_eq!(logs.since(attempt(1), 0).await.unwrap(), 24);
+    let old = logs.read_piece(attempt(1), 0, 100).await.unwrap();
+    assert_eq!((old.time, old.bytes.len()), (None, 24));
+    let new = Piece { bytes: Bytes::from("new"), time: Some(1) };
+    assert_eq!(logs.read_piece(attempt(1), 24, 100).await.unwrap(), new);
 }
 
 #[derive(Clone, Debug)]

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::{
     Error, Shared,
     record::{self, Extent, HEADER, MAX_OUTPUT},
-    segment::{self, Active, failed},
+    segment::{self, failed},
+    sizes::Size,
 };
 
 /// Output that waits to be written.
@@ -22,17 +23,21 @@ pub(super) struct Chunk {
 }
 
 /// What the thread owns.
-pub(super) struct Writer<F> {
+pub(super) struct Writer<F, C> {
     pub(super) shared: Arc<Shared>,
     pub(super) queue: mpsc::UnboundedReceiver<Chunk>,
     pub(super) number: u32,
     pub(super) length: u64,
     pub(super) on_stored: F,
+    /// Milliseconds since 1970.
+    pub(super) clock: C,
+    /// The time of the last record: times never go back, so that they can be searched.
+    pub(super) latest: u64,
     /// Ended as it should.
     pub(super) done: bool,
 }
 
-impl<F: Fn(AttemptId, u64)> Writer<F> {
+impl<F: Fn(AttemptId, u64), C: Fn() -> u64> Writer<F, C> {
     /// Runs until the queue is closed and empty, or writing fails.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
@@ -60,13 +65,14 @@ impl<F: Fn(AttemptId, u64)> Writer<F> {
         if self.length >= self.shared.options.segment_bytes {
             self.rotate()?;
         }
-        let (buffer, records) = encode(group, self.length);
+        self.latest = self.latest.max((self.clock)());
+        let (buffer, records) = encode(group, self.length, self.latest);
         let active = self.shared.active_file();
         let written = active.write_all_at(&buffer, self.length).and_then(|()| active.sync_data());
         written.map_err(failed(&segment::log_path(&self.shared.dir, self.number)))?;
         self.length += buffer.len() as u64;
         drop(buffer);
-        let stored = self.shared.publish(&records);
+        let stored = self.shared.publish(&records, self.length);
         self.shared.room.add_permits(room);
         for (attempt, offset) in stored {
             (self.on_stored)(attempt, offset);
@@ -77,15 +83,16 @@ impl<F: Fn(AttemptId, u64)> Writer<F> {
     /// Everything in the old segment is synced already.
     fn rotate(&mut self) -> Result<(), Error> {
         let lines = self.shared.lines();
-        segment::write_index(&self.shared.dir, self.number, self.length, &lines)?;
-        let Active { number, file, length } = segment::create(&self.shared.dir, self.number + 1)?;
-        self.shared.seal(self.number, &lines, file);
-        (self.number, self.length) = (number, length);
+        let index = segment::write_index(&self.shared.dir, self.number, self.length, &lines)?;
+        let next = segment::create(&self.shared.dir, self.number + 1)?;
+        let sealed = (self.number, Size { log: self.length, index });
+        (self.number, self.length) = (next.number, next.length);
+        self.shared.seal(sealed, &lines, next);
         Ok(())
     }
 }
 
-impl<F> Drop for Writer<F> {
+impl<F, C> Drop for Writer<F, C> {
     fn drop(&mut self) {
         if !self.done {
             self.shared.fail("the thread that writes output has died".to_owned());
@@ -93,8 +100,8 @@ impl<F> Drop for Writer<F> {
     }
 }
 
-/// The records of a group that is sorted by attempt, to be written at this place.
-fn encode(group: Vec<Chunk>, length: u64) -> (Vec<u8>, Vec<(AttemptId, Extent)>) {
+/// The records of a group that is sorted by attempt, to be written at this place and time.
+fn encode(group: Vec<Chunk>, length: u64, time: u64) -> (Vec<u8>, Vec<(AttemptId, Extent)>) {
     let bytes: usize = group.iter().map(|chunk| chunk.data.len()).sum();
     let mut buffer = Vec::with_capacity(bytes + (group.len() + bytes / MAX_OUTPUT) * HEADER);
     let mut records = Vec::new();
@@ -104,7 +111,7 @@ fn encode(group: Vec<Chunk>, length: u64) -> (Vec<u8>, Vec<(AttemptId, Extent)>)
             let fits =
                 |open: &Open| open.attempt == attempt && open.end() == offset && open.length < MAX_OUTPUT;
             if let Some(full) = open.take_if(|open| !fits(open)) {
-                full.finish(&mut buffer, length, &mut records);
+                full.finish(&mut buffer, length, time, &mut records);
             }
             let record = open.get_or_insert_with(|| Open { attempt, offset, pieces: Vec::new(), length: 0 });
             let piece = data.split_to(data.len().min(MAX_OUTPUT - record.length));
@@ -114,7 +121,7 @@ fn encode(group: Vec<Chunk>, length: u64) -> (Vec<u8>, Vec<(AttemptId, Extent)>)
         }
     }
     if let Some(last) = open {
-        last.finish(&mut buffer, length, &mut records);
+        last.finish(&mut buffer, length, time, &mut records);
     }
     (buffer, records)
 }
@@ -132,10 +139,10 @@ impl Open {
         self.offset + self.length as u64
     }
 
-    fn finish(self, buffer: &mut Vec<u8>, base: u64, records: &mut Vec<(AttemptId, Extent)>) {
+    fn finish(self, buffer: &mut Vec<u8>, base: u64, time: u64, records: &mut Vec<(AttemptId, Extent)>) {
         let position = base + buffer.len() as u64;
         let extent = Extent { offset: self.offset, position: position as u32, length: self.length as u32 };
-        record::encode(buffer, self.attempt, self.offset, base as u32, &self.pieces);
+        record::encode(buffer, self.attempt, self.offset, base as u32, time, &self.pieces);
         records.push((self.attempt, extent));
     }
 }

@@ -145,6 +145,7 @@ fn parts(store: Memory) -> Parts {
         logs: Box::new(NoLogs),
         keys: Box::new(Plain),
         hub: Hub::default(),
+        log_limit: 1 << 20,
         machine,
     }
 }

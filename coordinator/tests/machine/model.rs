@@ -95,6 +95,9 @@ pub(crate) struct Worker {
     pub(crate) launch_failures: u32,
     pub(crate) paused_until: u64,
     pub(crate) last_seen: Option<i64>,
+    /// When its session was replaced while it was up.
+    pub(crate) replaced: Vec<u64>,
+    pub(crate) contended_until: u64,
     /// Its row is stored.
     pub(crate) stored: bool,
 }
@@ -380,6 +383,7 @@ impl Model {
             worker.link = Link::Down(back_by);
             (worker.leaving, worker.launch_failures, worker.paused_until) = (false, 0, 0);
             worker.last_seen = None;
+            (worker.replaced, worker.contended_until) = (Vec::new(), 0);
         }
         for batch in self.batches.values_mut().filter(|batch| batch.ended.is_none()) {
             batch.on_hold |= hold;
@@ -402,6 +406,8 @@ impl Model {
                     launch_failures: 0,
                     paused_until: 0,
                     last_seen: None,
+                    replaced: Vec::new(),
+                    contended_until: 0,
                     stored: false,
                 });
             }

@@ -4,7 +4,7 @@
 //! `MUSTER_SEQUENCES` says how many (100,000 where it matters), `MUSTER_SEED` makes a run come out as one did before.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, atomic::AtomicU64, atomic::Ordering::Relaxed},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Without a word of anyone: what a debug build does in seconds.
-const SEQUENCES: u64 = 2_000;
+const SEQUENCES: u64 = 1_000;
 /// Sequences that come out of one seed.
 const A_SEED: u64 = 250;
 /// Each step is one event.
@@ -27,6 +27,9 @@ fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
+
+/// In how many sequences each row was reached.
+type Reached = BTreeMap<&'static str, u64>;
 
 /// Walks a sequence; the rows that were reached on the way.
 fn walk(steps: Vec<Step>) -> Result<BTreeSet<&'static str>, String> {
@@ -53,17 +56,17 @@ fn shorten(mut steps: Vec<Step>) -> Vec<Step> {
     steps
 }
 
-fn walk_seed(seed: u64, sequences: u64, reached: &Mutex<BTreeSet<&'static str>>) {
+fn walk_seed(seed: u64, sequences: u64, reached: &Mutex<Reached>) {
     let config = Config { cases: sequences as u32, failure_persistence: None, ..Config::default() };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let mut here = BTreeSet::new();
-    let here = Mutex::new(&mut here);
+    let here = Mutex::new(Reached::new());
     let outcome = runner.run(&proptest::collection::vec(step(), EVENTS), |steps| {
         let rows = walk(steps).map_err(TestCaseError::fail)?;
-        here.lock().map_err(|_| TestCaseError::fail("a lock"))?.extend(rows);
+        let mut here = here.lock().map_err(|_| TestCaseError::fail("a lock"))?;
+        rows.into_iter().for_each(|row| *here.entry(row).or_default() += 1);
         Ok(())
     });
     match outcome {
@@ -77,7 +80,7 @@ fn walk_seed(seed: u64, sequences: u64, reached: &Mutex<BTreeSet<&'static str>>)
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
     if let (Ok(mut reached), Ok(here)) = (reached.lock(), here.into_inner()) {
-        reached.append(here);
+        here.into_iter().for_each(|(row, times)| *reached.entry(row).or_default() += times);
     }
 }
 
@@ -86,7 +89,7 @@ fn machine_and_model_agree_after_every_event_and_reach_every_row() {
     let sequences = number("MUSTER_SEQUENCES").unwrap_or(SEQUENCES);
     let first = number("MUSTER_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
     let seeds = sequences.div_ceil(A_SEED);
-    let (next, reached) = (AtomicU64::new(0), Mutex::new(BTreeSet::new()));
+    let (next, reached) = (AtomicU64::new(0), Mutex::new(Reached::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
@@ -102,9 +105,11 @@ fn machine_and_model_agree_after_every_event_and_reach_every_row() {
     });
     let reached = reached.into_inner().unwrap_or_else(|broken| broken.into_inner());
     let missing: Vec<_> =
-        model_rows::documented().into_iter().filter(|row| !reached.contains(row.as_str())).collect();
+        model_rows::documented().into_iter().filter(|row| !reached.contains_key(row.as_str())).collect();
     assert!(missing.is_empty(), "rows that no sequence reached: {missing:?} (seeds {first} and on)");
     let unknown: Vec<_> =
-        reached.iter().filter(|row| !model_rows::documented().contains(&(**row).to_owned())).collect();
+        reached.keys().filter(|row| !model_rows::documented().contains(&(**row).to_owned())).collect();
     assert!(unknown.is_empty(), "rows that no table has: {unknown:?}");
+    let rarest = reached.iter().min_by_key(|(_, times)| **times);
+    eprintln!("{sequences} sequences from seed {first}; the rarest row: {rarest:?}");
 }

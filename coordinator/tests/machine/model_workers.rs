@@ -15,7 +15,7 @@ const GRACE_MS: u32 = 10_000;
 
 impl Model {
     pub(crate) fn hello(&mut self, session: u64, hello: &Hello) {
-        if let Some(refused) = self.refuses(hello) {
+        if let Some(refused) = self.refuses(hello).or_else(|| self.contends(hello)) {
             self.refuse(refused);
             return self.outs.push(Out::Close(session));
         }
@@ -43,6 +43,8 @@ impl Model {
             launch_failures: old.as_ref().map_or(0, |old| old.launch_failures),
             paused_until: 0,
             last_seen: Some(self.unix()),
+            replaced: old.as_ref().map_or(Vec::new(), |old| old.replaced.clone()),
+            contended_until: 0,
             stored: true,
         };
         self.workers.insert(instance.clone(), worker);
@@ -108,6 +110,28 @@ impl Model {
             return Some(Refused::Clone);
         }
         None
+    }
+
+    /// Two processes replace each other's session over and over.
+    fn contends(&mut self, hello: &Hello) -> Option<Refused> {
+        let (now, config) = (self.now, config());
+        let worker = self.workers.get_mut(&hello.worker.instance)?;
+        if now < worker.contended_until {
+            self.at("S5b");
+            return Some(Refused::Contended);
+        }
+        let session = worker.session()?;
+        worker.replaced.push(now);
+        worker.replaced.retain(|at| at + config.contention_ms > now);
+        if worker.replaced.len() < config.max_replacements {
+            return None;
+        }
+        worker.replaced.clear();
+        worker.contended_until = now + config.contention_ms;
+        self.at("S5a");
+        self.outs.push(Out::Close(session));
+        self.gone(session);
+        Some(Refused::Contended)
     }
 
     /// A hello does not list an attempt that its worker has, or may have.

@@ -289,8 +289,18 @@ impl Fleet {
         sim.session = Some(self.sessions);
         let hello = self.hello(worker);
         let outputs = world.connect(self.sessions, hello);
-        assert!(matches!(reply(&outputs), Reply::Attached));
-        self.take(outputs);
+        match reply(&outputs) {
+            Reply::Attached => self.take(outputs),
+            // Its old stream was up each of the last times; a minute later it is let in.
+            Reply::Refused(Refused::Contended) => {
+                self.workers[worker as usize].session = None;
+                self.take(outputs);
+                let outputs = world.pass(60_000);
+                self.take(outputs);
+                self.connect(world, worker);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     fn hello(&mut self, worker: u32) -> Box<Hello> {

@@ -339,3 +339,35 @@ fn late_results_of_sessions_that_ended_make_room() {
     assert_eq!(said(&world.says(3, FromWorker::Ended(id, end))), [(3, ToWorker::Acknowledged(id))]);
     assert!(world.store.attempts[&id].late);
 }
+
+#[test]
+fn two_that_replace_each_other_are_both_refused_for_a_minute() {
+    let mut world = running();
+    let held = [(attempt(1, 1, 1), HeldPhase::Running)];
+    for session in 2..=3 {
+        world.pass(10_000);
+        let outputs = world.connect(session, hello(1, 1, &held));
+        assert_eq!(closed(&outputs), [session - 1], "one at a time is a worker that has connected anew");
+    }
+    world.pass(10_000);
+    let outputs = world.connect(4, hello(1, 1, &held));
+    assert_eq!(reply(&outputs), &Reply::Refused(Refused::Contended));
+    assert_eq!(closed(&outputs), [3, 4]);
+    world.pass(59_999);
+    assert_eq!(reply(&world.connect(5, hello(1, 1, &held))), &Reply::Refused(Refused::Contended));
+    assert_eq!(world.task(1, 1).status, TaskStatus::Running, "what runs goes on");
+    world.pass(1);
+    let outputs = world.connect(6, hello(1, 1, &held));
+    assert_eq!(reply(&outputs), &Reply::Attached);
+    assert!(closed(&outputs).is_empty());
+}
+
+#[test]
+fn replacements_that_are_far_apart_are_those_of_a_bad_network() {
+    let mut world = running();
+    for session in 2..20 {
+        world.pass(30_001);
+        let outputs = world.connect(session, hello(1, 1, &[(attempt(1, 1, 1), HeldPhase::Running)]));
+        assert_eq!(reply(&outputs), &Reply::Attached);
+    }
+}

@@ -1449,6 +1449,12 @@ pub struct TailLogsRequest {
     /// Send bytes as data always, never as text.
     #[prost(bool, tag = "7")]
     pub raw: bool,
+    /// Start where the first output begins that was stored at this time or later, or at offset where that is further
+    /// on. What came in together was stored as one, so output may begin up to 64 KiB early, in the middle of a line.
+    /// Where nothing was stored since, nothing is sent but, with follow, what comes. Output that was stored by a version
+    /// that kept no times counts as older than any time.
+    #[prost(message, optional, tag = "8")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A piece of output.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1465,6 +1471,11 @@ pub struct TailLogsResponse {
     /// Bytes that were printed past the limit and thrown away; set with end_of_log.
     #[prost(int64, tag = "6")]
     pub discarded_bytes: i64,
+    /// When the first byte of this piece was stored, by the coordinator's clock; the others followed within a second,
+    /// but for the rest of a character. Never before that of the piece before. Not set with end_of_log, and for output
+    /// that was stored by a version that kept no times.
+    #[prost(message, optional, tag = "7")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
     /// What was printed.
     #[prost(oneof = "tail_logs_response::Content", tags = "3, 4")]
     pub content: ::core::option::Option<tail_logs_response::Content>,

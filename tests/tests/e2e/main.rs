@@ -8,6 +8,7 @@ mod cards;
 mod chaos;
 mod command;
 mod explain;
+mod first_steps;
 mod fleet;
 mod launch_failure;
 mod logs;
@@ -16,8 +17,10 @@ mod policy;
 mod prefill;
 mod readme;
 mod restart;
+mod run_killed;
 mod secret;
 mod submit_run;
+mod transcript;
 
 use std::time::Duration;
 

@@ -5,14 +5,11 @@ use std::collections::HashMap;
 use muster_proto::AttemptId;
 
 use super::attempt::{Attempt, Phase};
-use super::event::{
-    Effect, Exit, FromCoordinator, HeldVerdict, Note, Offer, Outcome, Report, SessionNo, ToCoordinator,
-    Verdict,
-};
+use super::event::{Effect, Exit, FromCoordinator, HeldVerdict, Note, SessionNo, ToCoordinator, Verdict};
 use super::gone::Fate;
 use super::start::to_key;
 use super::{Dispatcher, GRACE_MS, Leaving, MAX_HELD, Now, RunnerLink, WELCOME_MS};
-use crate::runner::protocol::ToRunner;
+use crate::runner::protocol::{StopCause, ToRunner};
 
 /// Heartbeats are never further apart or nearer together than this, whatever the coordinator says, milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
@@ -95,7 +92,9 @@ impl Dispatcher {
             (FromCoordinator::Heartbeat, true) => {}
             (FromCoordinator::Offer(offer), true) => self.handle_offer(now, offer),
             (FromCoordinator::Stop { attempt, grace_ms }, true) => {
-                if self.attempts.len() >= 2 * MAX_HELD && !self.attempts.contains_key(&attempt) {
+                if self.unpark(attempt) {
+                    // Nothing of it has gone any further.
+                } else if self.attempts.len() >= 2 * MAX_HELD && !self.attempts.contains_key(&attempt) {
                     self.close("the coordinator stops more attempts than there can be");
                 } else {
                     self.stop(attempt, grace_ms);
@@ -190,6 +189,7 @@ impl Dispatcher {
 
     /// Ends an attempt, or sees to it that it is never started.
     pub(super) fn stop(&mut self, id: AttemptId, grace_ms: u32) {
+        let message = self.stop_message(id, grace_ms);
         let Some(attempt) = self.attempts.get_mut(&id) else {
             match self.gone.fate(id) {
                 Some(Fate::Stored) => {}
@@ -198,7 +198,6 @@ impl Dispatcher {
             }
             return;
         };
-        let message = ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into() };
         match &mut attempt.phase {
             Phase::Accepted(_) => self.refuse(id, grace_ms),
             Phase::Starting { stop, .. } => {
@@ -218,6 +217,13 @@ impl Dispatcher {
             }
             Phase::Ended(_) => {}
         }
+    }
+
+    /// A stop for the runner, with its cause.
+    pub(super) fn stop_message(&self, id: AttemptId, grace_ms: u32) -> ToRunner {
+        let stopping = matches!(self.leaving, Leaving::Stop { .. });
+        let cause = if stopping { StopCause::WorkerStopped } else { StopCause::Requested };
+        ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into(), cause }
     }
 
     fn refuse(&mut self, id: AttemptId, grace_ms: u32) {
@@ -294,59 +300,5 @@ impl Dispatcher {
             self.effects.push(Effect::Push { attempt: id, from: Some(stored.min(size)), size });
         }
         self.report(id);
-    }
-
-    fn handle_offer(&mut self, now: Now, offer: Offer) {
-        let id = offer.attempt;
-        if let Some(attempt) = self.attempts.get(&id) {
-            match attempt.phase {
-                // The answer of the runner says which it is.
-                Phase::Refusing { .. } => {}
-                Phase::Ended(_) => self.report(id),
-                _ => {
-                    self.tell(ToCoordinator::Accepted(id));
-                    self.report(id);
-                }
-            }
-            return;
-        }
-        let refusal = match self.gone.fate(id) {
-            Some(Fate::Stored) => return,
-            Some(Fate::Refused) => Some("it was refused before"),
-            None if self.leaving != Leaving::No => Some("the worker is draining"),
-            None if self.busy >= self.slots => Some("no slot is free"),
-            None if self.attempts.len() >= MAX_HELD => {
-                Some("too many results wait for their acknowledgement")
-            }
-            None => None,
-        };
-        if let Some(why) = refusal {
-            self.note(id, Note::Returned(why));
-            self.tell(ToCoordinator::Returned(id));
-            return;
-        }
-        self.tell(ToCoordinator::Accepted(id));
-        self.note(id, Note::Accepted);
-        match self.plan.launch(offer) {
-            Ok(launch) => {
-                let mut attempt = Attempt::new(Phase::Accepted(Box::new(launch.clone())));
-                attempt.output_path = launch.output_path;
-                self.insert(id, attempt);
-                self.start(id);
-            }
-            Err(refused) => {
-                self.finish(Report {
-                    attempt: id,
-                    outcome: Outcome::OutputRefused(refused.0),
-                    stop_sent: false,
-                    log_size: 0,
-                    log_discarded: 0,
-                    output_failed: String::new(),
-                    end_ms: now.unix_ms,
-                    output_path: String::new(),
-                    pid: 0,
-                });
-            }
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use muster_proto::AttemptId;
 
-use crate::runner::protocol::{FromRunner, ToRunner};
+use crate::runner::protocol::{FromRunner, StopCause, ToRunner};
 
 /// A session with the coordinator, counted from 1 in this process. What an older one still delivers is dropped.
 pub type SessionNo = u64;
@@ -10,8 +10,12 @@ pub type SessionNo = u64;
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The runner's connection stands, or fell. Its hello arrives as [`Event::Runner`].
+    /// The runner's connection fell. That it stands is told by its hello, as [`Event::Runner`].
     RunnerDown,
+    /// The runner is connected and does not answer.
+    RunnerSilent,
+    /// It does again.
+    RunnerAnswers,
     /// A message of the runner.
     Runner(FromRunner),
     /// A connection to the coordinator stands and waits for its hello.
@@ -33,6 +37,8 @@ pub enum Event {
     Drain,
     /// End what runs, then as after [`Event::Drain`].
     Stop,
+    /// Leave everything to the runner and go, for another process to take over.
+    Leave,
     /// Time has passed; see [`super::Dispatcher::next_deadline`].
     Tick,
 }
@@ -91,6 +97,8 @@ pub enum Exit {
     /// It was to stop, and the coordinator did not take every result in time. The runner's journal keeps them
     /// for the next worker of this work directory.
     Unreported(usize),
+    /// It was to go; the runner has what was held.
+    Left,
     /// The coordinator wants it to stay away, with its reason.
     SentAway(String),
 }
@@ -170,6 +178,12 @@ pub struct Offer {
     pub env: Vec<(String, String)>,
     /// Output kept at most, bytes.
     pub log_limit: u64,
+    /// How long it may run, milliseconds.
+    pub time_limit_ms: Option<u64>,
+    /// From TERM to KILL at a limit, milliseconds.
+    pub grace_ms: u32,
+    /// It is ended when the worker is cut off from the coordinator for so long, milliseconds.
+    pub stop_after_cut_off_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for Offer {
@@ -245,6 +259,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// TERM or KILL had been sent before it ended.
     pub stop_sent: bool,
+    /// Why, where that is known.
+    pub stop_cause: Option<StopCause>,
     /// Output kept, bytes.
     pub log_size: u64,
     /// Output thrown away, bytes.

@@ -13,6 +13,7 @@ mod attempt;
 mod coordinator;
 mod event;
 mod gone;
+mod offer;
 mod output;
 mod runner;
 mod start;
@@ -28,6 +29,7 @@ use crate::runner::protocol::ToRunner;
 use attempt::Attempt;
 use coordinator::Session;
 use gone::Gone;
+use offer::Parked;
 
 pub use event::{
     Effect, Event, Exit, FromCoordinator, Held, HeldPhase, HeldVerdict, Note, Offer, Outcome, Report,
@@ -45,9 +47,12 @@ pub const PUSH_AT_ONCE: u64 = 4 * 1024;
 /// How long new output waits to be pushed with what follows it, milliseconds.
 pub const PUSH_DELAY_MS: u64 = 50;
 /// From TERM to KILL where the coordinator does not say, milliseconds.
-pub const GRACE_MS: u32 = 10_000;
+pub const GRACE_MS: u32 = crate::runner::protocol::DEFAULT_GRACE_MS;
 /// How long a stopping worker waits, after the grace, for its results to be acknowledged, milliseconds.
 pub const STOP_REPORT_MS: u64 = 10_000;
+/// How long an offer waits for a runner that is away or silent, before it goes back, milliseconds: less than a coordinator
+/// waits for the answer to an offer (10 s), and more than it takes to start a runner.
+pub const PARK_MS: u64 = 4_000;
 /// How long a session waits for its welcome, milliseconds.
 pub const WELCOME_MS: u64 = 15_000;
 
@@ -69,6 +74,8 @@ pub struct Dispatcher {
     /// How many of them take a slot.
     busy: u32,
     runner: RunnerLink,
+    /// Which version of the protocol is spoken with it.
+    runner_version: u32,
     session: Session,
     leaving: Leaving,
     /// Attempts that were here lately.
@@ -77,6 +84,8 @@ pub struct Dispatcher {
     unforgotten: BTreeSet<AttemptId>,
     /// When output is to be announced, the earliest first (every wait is equally long).
     due: VecDeque<(u64, AttemptId)>,
+    /// Offers that wait for the runner, the earliest first (every wait is equally long).
+    parked: VecDeque<Parked>,
     effects: Vec<Effect>,
 }
 
@@ -86,6 +95,8 @@ enum RunnerLink {
     /// What it holds is not known yet, so that nothing can be said to the coordinator either.
     NeverUp,
     Up,
+    /// It is connected and does not answer: nothing new is taken.
+    Silent,
     Down,
 }
 
@@ -110,11 +121,13 @@ impl Dispatcher {
             attempts: BTreeMap::new(),
             busy: 0,
             runner: RunnerLink::NeverUp,
+            runner_version: 0,
             session: Session::Down,
             leaving: Leaving::No,
             gone: Gone::default(),
             unforgotten: BTreeSet::new(),
             due: VecDeque::new(),
+            parked: VecDeque::new(),
             effects: Vec::new(),
         }
     }
@@ -126,8 +139,18 @@ impl Dispatcher {
         }
         match event {
             Event::RunnerDown => {
-                if self.runner == RunnerLink::Up {
+                if self.is_runner_connected() {
                     self.runner = RunnerLink::Down;
+                }
+            }
+            Event::RunnerSilent => {
+                if self.runner == RunnerLink::Up {
+                    self.runner = RunnerLink::Silent;
+                }
+            }
+            Event::RunnerAnswers => {
+                if self.runner == RunnerLink::Silent {
+                    self.runner = RunnerLink::Up;
                 }
             }
             Event::Runner(message) => self.handle_runner(now, message),
@@ -144,9 +167,15 @@ impl Dispatcher {
                 }
             }
             Event::Stop => self.handle_stop_all(now),
+            // What is held is the runner's to keep, and the next process's to report.
+            Event::Leave => self.exit(Exit::Left),
             Event::Tick => {}
         }
+        if self.leaving == Leaving::Left {
+            return std::mem::take(&mut self.effects);
+        }
         self.keep_session_alive(now);
+        self.settle_parked(now);
         self.announce_due(now);
         self.leave_if_done(now);
         std::mem::take(&mut self.effects)
@@ -156,7 +185,8 @@ impl Dispatcher {
     pub fn next_deadline(&self) -> Option<u64> {
         let stop = if let Leaving::Stop { deadline } = self.leaving { Some(deadline) } else { None };
         let push = self.due.front().map(|(due, _)| *due);
-        [stop, push, self.session.deadline()].into_iter().flatten().min()
+        let parked = self.parked.front().map(|parked| parked.until);
+        [stop, push, parked, self.session.deadline()].into_iter().flatten().min()
     }
 
     /// How many attempts are held.
@@ -196,6 +226,9 @@ impl Dispatcher {
             }
             self.effects.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
             self.exit(Exit::Done);
+        } else if overdue && self.attempts.is_empty() && self.runner != RunnerLink::NeverUp {
+            self.effects.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
+            self.exit(Exit::Done);
         } else if overdue {
             self.effects.push(Effect::Runner(ToRunner::Shutdown { grace_ms: 0 }));
             self.exit(Exit::Unreported(self.attempts.len()));
@@ -207,8 +240,12 @@ impl Dispatcher {
         self.effects.push(Effect::Exit(exit));
     }
 
+    fn is_runner_connected(&self) -> bool {
+        matches!(self.runner, RunnerLink::Up | RunnerLink::Silent)
+    }
+
     fn tell_runner(&mut self, message: ToRunner) {
-        if self.runner == RunnerLink::Up {
+        if self.is_runner_connected() {
             self.effects.push(Effect::Runner(message));
         }
     }

@@ -14,7 +14,7 @@ use crate::runner::protocol::{Ended, FromRunner, Held, ToRunner};
 impl Dispatcher {
     pub(super) fn handle_runner(&mut self, now: Now, message: FromRunner) {
         let key = match &message {
-            FromRunner::Hello { .. } => None,
+            FromRunner::Hello { .. } | FromRunner::Pong => None,
             FromRunner::Started { attempt, .. }
             | FromRunner::StartFailed { attempt, .. }
             | FromRunner::Refused { attempt }
@@ -24,7 +24,10 @@ impl Dispatcher {
         // What no coordinator has numbered is not ours.
         let id = key.and_then(from_key);
         match (message, id) {
-            (FromRunner::Hello { held, .. }, _) => self.handle_runner_hello(now, held),
+            (FromRunner::Hello { version, held, .. }, _) => {
+                self.runner_version = version;
+                self.handle_runner_hello(now, held);
+            }
             (FromRunner::Started { pid, .. }, Some(id)) => self.handle_started(id, pid),
             (FromRunner::StartFailed { errno, message, for_task, .. }, Some(id)) => {
                 self.handle_start_failed(now, id, Outcome::LaunchFailed { errno, message, for_task });
@@ -38,13 +41,13 @@ impl Dispatcher {
             }
             (FromRunner::Output { size, .. }, Some(id)) => self.handle_output(now, id, size),
             (FromRunner::Ended(ended), Some(id)) => self.handle_ended(id, ended),
-            (_, None) => {}
+            (FromRunner::Pong, _) | (_, None) => {}
         }
     }
 
     /// Sends an accepted attempt to the runner, if it is there.
     pub(super) fn start(&mut self, id: AttemptId) {
-        if self.runner != RunnerLink::Up {
+        if !self.is_runner_connected() {
             return;
         }
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
@@ -87,7 +90,7 @@ impl Dispatcher {
         if attempt.log.announced.is_some() {
             self.effects.push(Effect::StopPushing(id));
         }
-        if self.runner == RunnerLink::Up {
+        if self.is_runner_connected() {
             self.tell_runner(ToRunner::Forget { attempt: to_key(id) });
         } else {
             self.unforgotten.insert(id);
@@ -187,8 +190,9 @@ impl Dispatcher {
             }
             Phase::Refusing { .. } => self.tell_runner(ToRunner::Refuse { attempt: to_key(id) }),
             Phase::Stopping { grace_ms, .. } if listed => {
-                let grace_ms = u64::from(*grace_ms);
-                self.tell_runner(ToRunner::Stop { attempt: to_key(id), grace_ms });
+                let grace_ms = *grace_ms;
+                let stop = self.stop_message(id, grace_ms);
+                self.tell_runner(stop);
             }
             Phase::Running { pid } | Phase::Stopping { pid, .. } if !listed => {
                 let (pid, size) = (*pid, attempt.log.size);
@@ -196,6 +200,7 @@ impl Dispatcher {
                     attempt: id,
                     outcome: Outcome::Crashed("the runner does not know the task any more".into()),
                     stop_sent: false,
+                    stop_cause: None,
                     log_size: size,
                     log_discarded: 0,
                     output_failed: String::new(),
@@ -226,7 +231,8 @@ impl Dispatcher {
             Phase::Refusing { grace_ms } => {
                 // It was started after all.
                 self.insert(id, Attempt::new(Phase::Stopping { pid, grace_ms }));
-                self.tell_runner(ToRunner::Stop { attempt: to_key(id), grace_ms: grace_ms.into() });
+                let stop = self.stop_message(id, grace_ms);
+                self.tell_runner(stop);
             }
             Phase::Running { .. } | Phase::Stopping { .. } | Phase::Ended(_) => return,
         }
@@ -240,6 +246,7 @@ impl Dispatcher {
                 attempt: id,
                 outcome,
                 stop_sent: false,
+                stop_cause: None,
                 log_size: 0,
                 log_discarded: 0,
                 output_failed: String::new(),
@@ -295,6 +302,7 @@ impl Dispatcher {
             attempt: id,
             outcome,
             stop_sent: ended.stop_sent,
+            stop_cause: ended.stop_cause,
             log_size: ended.size,
             log_discarded: ended.discarded,
             output_failed: ended.output_failed.unwrap_or_default(),

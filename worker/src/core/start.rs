@@ -32,7 +32,8 @@ impl LaunchPlan {
     /// # Errors
     /// The task's output path is not allowed.
     pub fn launch(&self, offer: Offer) -> Result<Launch, OutputRefused> {
-        let Offer { attempt, batch_id, args_before, output, args_after, env, log_limit } = offer;
+        let Offer { attempt, batch_id, args_before, output, args_after, env, log_limit, .. } = offer;
+        let Offer { time_limit_ms, grace_ms, stop_after_cut_off_ms, .. } = offer;
         let dir = self.output.batch_dir(&batch_id, &attempt.batch.to_string());
         let Placement { dir, path } = self.output.place(dir, attempt.task.0, attempt.attempt.0, &output)?;
         let mut args: Vec<Raw> = self.args.iter().map(|word| word.as_str().into()).collect();
@@ -56,6 +57,9 @@ impl LaunchPlan {
             env: Env::new(variables),
             cwd: dir.as_path().into(),
             output_limit: log_limit,
+            time_limit_ms,
+            grace_ms,
+            stop_after_cut_off_ms,
         };
         Ok(Launch { start, output_path: path })
     }

@@ -11,7 +11,7 @@ use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 
 use super::start::to_key;
 use super::*;
-use crate::runner::protocol::{self, FromRunner, Raw};
+use crate::runner::protocol::{self, FromRunner, Raw, StopCause};
 
 const HEARTBEAT: u64 = 5_000;
 const SILENCE: u64 = 15_000;
@@ -38,6 +38,9 @@ fn offer(task: u32, output: &str) -> Offer {
         args_after: vec!["--prompt".into(), "x y".into()],
         env: vec![("BIZYAIR_API_KEY".into(), "k".into()), ("LD_PRELOAD".into(), "/evil.so".into())],
         log_limit: 1000,
+        time_limit_ms: None,
+        grace_ms: GRACE_MS,
+        stop_after_cut_off_ms: None,
     }
 }
 
@@ -60,6 +63,7 @@ fn runner_ended(task: u32, size: u64) -> protocol::Ended {
         end_ms: 77,
         output_failed: None,
         lost: false,
+        stop_cause: None,
     }
 }
 
@@ -68,6 +72,7 @@ fn report(task: u32, pid: i32, size: u64) -> Report {
         attempt: id(task),
         outcome: Outcome::Exit(0),
         stop_sent: false,
+        stop_cause: None,
         log_size: size,
         log_discarded: 0,
         output_failed: String::new(),
@@ -98,7 +103,7 @@ fn forget(task: u32) -> Effect {
 }
 
 fn stop(task: u32, grace_ms: u64) -> Effect {
-    Effect::Runner(ToRunner::Stop { attempt: to_key(id(task)), grace_ms })
+    Effect::Runner(ToRunner::Stop { attempt: to_key(id(task)), grace_ms, cause: StopCause::Requested })
 }
 
 fn refuse(task: u32) -> Effect {
@@ -171,7 +176,12 @@ impl Script {
     }
 
     fn runner_hello(&mut self, held: Vec<protocol::Held>) -> Vec<Effect> {
-        self.event(Event::Runner(FromRunner::Hello { version: 1, pid: 1, boot_id: "b".into(), held }))
+        self.runner_hello_in(protocol::VERSION, held)
+    }
+
+    fn runner_hello_in(&mut self, version: u32, held: Vec<protocol::Held>) -> Vec<Effect> {
+        let (speaks, release, boot_id) = (version, String::new(), "b".into());
+        self.event(Event::Runner(FromRunner::Hello { version, speaks, release, pid: 1, boot_id, held }))
     }
 
     fn started(&mut self, task: u32, pid: i32) -> Vec<Effect> {
@@ -484,6 +494,88 @@ fn a_runner_that_comes_back_is_told_what_it_missed() {
 }
 
 #[test]
+fn nothing_is_taken_while_the_runner_is_away_or_does_not_answer() {
+    for away in [Event::RunnerSilent, Event::RunnerDown] {
+        let mut script = Script::running(1);
+        script.event(away.clone());
+        assert_eq!(script.offer(2), []);
+        assert_eq!(script.offer(2), [], "told twice is told once");
+        assert_eq!(script.offer(3), []);
+        script.ms = PARK_MS - 1;
+        assert_eq!(script.dispatcher.next_deadline(), Some(PARK_MS));
+        assert_eq!(script.event(Event::Tick), []);
+        script.ms = PARK_MS;
+        assert_eq!(script.event(Event::Tick), [returned(2), returned(3)]);
+        let stops = if away == Event::RunnerSilent { vec![stop(1, 500)] } else { Vec::new() };
+        assert_eq!(script.stop(1, 500), stops, "what a silent one is told waits for it");
+    }
+}
+
+#[test]
+fn an_offer_waits_for_a_moment_for_the_runner() {
+    let mut script = Script::running(1);
+    script.event(Event::RunnerDown);
+    assert_eq!(script.offer(2), []);
+    assert_eq!(script.event(Event::RunnerAnswers), [], "only a hello brings it back");
+    let running = protocol::Held::Running { attempt: to_key(id(1)), pid: 40, start_ms: 1, size: 0 };
+    assert_eq!(script.runner_hello(vec![running]), [accepted(2), start(2)]);
+    script.started(2, 41);
+    script.ended(2, 0);
+    script.acknowledge(2);
+
+    script.event(Event::RunnerSilent);
+    for task in [3, 4, 5] {
+        assert_eq!(script.offer(task), []);
+    }
+    assert_eq!(script.stop(4, 0), [returned(4)], "what waits can be stopped");
+    assert_eq!(script.event(Event::RunnerAnswers), [accepted(3), start(3), returned(5)], "two slots");
+    assert_eq!(script.offer(4), [returned(4)], "and is never taken then");
+    script.event(Event::RunnerSilent);
+    assert_eq!(script.offer(6), []);
+    assert_eq!(script.event(Event::Drain), [Effect::Send(ToCoordinator::Draining), returned(6)]);
+}
+
+#[test]
+fn an_offer_that_waits_is_not_held() {
+    let mut script = Script::new();
+    script.event(Event::RunnerSilent);
+    script.offer(1);
+    script.event(Event::SessionEnded(script.session));
+    assert_eq!(script.dial(), [hello(&[])], "the hello proves that it was never started");
+    script.welcome(&[]);
+    assert_eq!(script.event(Event::RunnerAnswers), [], "and it is not");
+}
+
+#[test]
+fn limits_of_time_are_not_given_to_a_runner_that_does_not_know_them() {
+    let mut script = Script::new();
+    script.event(Event::RunnerDown);
+    script.runner_hello_in(protocol::OLDEST, Vec::new());
+    let session = script.session;
+    let say =
+        |script: &mut Script, offer| script.event(Event::Coordinator(session, FromCoordinator::Offer(offer)));
+    let limited = Offer { time_limit_ms: Some(60_000), ..offer(1, "") };
+    assert_eq!(say(&mut script, limited.clone()), [returned(1)]);
+    let cut_off = Offer { stop_after_cut_off_ms: Some(60_000), ..offer(2, "") };
+    assert_eq!(say(&mut script, cut_off), [returned(2)]);
+    assert_eq!(script.offer(3), [accepted(3), start(3)]);
+    script.event(Event::RunnerDown);
+    script.runner_hello(Vec::new());
+    let limited = Offer { attempt: id(4), ..limited };
+    let effects = say(&mut script, limited);
+    let Some(Effect::Runner(ToRunner::Start(start))) = effects.last() else { panic!("{effects:?}") };
+    assert_eq!((start.time_limit_ms, start.grace_ms), (Some(60_000), GRACE_MS));
+}
+
+#[test]
+fn who_leaves_says_nothing_and_ends_nothing() {
+    let mut script = Script::running(1);
+    script.event(Event::Drain);
+    assert_eq!(script.event(Event::Leave), [Effect::Exit(Exit::Left)]);
+    assert_eq!(script.ended(1, 0), []);
+}
+
+#[test]
 fn an_acknowledgement_while_the_runner_is_away_is_passed_on_later() {
     let mut script = Script::running(1);
     script.ended(1, 0);
@@ -526,7 +618,9 @@ fn a_drain_waits_to_hear_what_the_runner_holds() {
 fn a_stopping_worker_ends_tasks_and_waits_for_so_long() {
     let mut script = Script::running(1);
     assert_eq!(script.event(Event::Drain), [Effect::Send(ToCoordinator::Draining)]);
-    assert_eq!(script.event(Event::Stop), [stop(1, GRACE_MS.into())]);
+    let stopped =
+        ToRunner::Stop { attempt: to_key(id(1)), grace_ms: GRACE_MS.into(), cause: StopCause::WorkerStopped };
+    assert_eq!(script.event(Event::Stop), [Effect::Runner(stopped)]);
     script.event(Event::SessionEnded(script.session));
     script.ended(1, 0);
     script.ms = script.dispatcher.next_deadline().unwrap();

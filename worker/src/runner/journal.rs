@@ -10,7 +10,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::protocol::{AttemptKey, Ended};
+use super::place::Place;
+use super::protocol::{AttemptKey, Ended, StopCause};
 use super::seen::Seen;
 
 /// The size of a record in bytes.
@@ -21,8 +22,8 @@ const COMPACT_AT: u64 = 16 * 1024 * 1024;
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    /// A runner started, in this boot.
-    Boot(u128),
+    /// A runner started, in this boot and in this work directory.
+    Boot(u128, Place),
     /// An attempt is about to be spawned.
     Seen(AttemptKey),
     /// Its process runs.
@@ -45,6 +46,8 @@ pub(super) struct Outcome {
     pub(super) size: u64,
     pub(super) discarded: u64,
     pub(super) end_ms: u64,
+    /// Why it was stopped, where it was.
+    pub(super) stop_cause: Option<StopCause>,
 }
 
 impl Outcome {
@@ -60,9 +63,18 @@ impl Outcome {
             end_ms: self.end_ms,
             output_failed: self.output_errno.map(|errno| io::Error::from_raw_os_error(errno).to_string()),
             lost: self.lost,
+            stop_cause: self.stop_cause,
         }
     }
 }
+
+/// The causes by the number that a record has.
+const CAUSES: [(u8, StopCause); 4] = [
+    (1, StopCause::Requested),
+    (2, StopCause::TimeLimit),
+    (3, StopCause::CutOff),
+    (4, StopCause::WorkerStopped),
+];
 
 const BOOT: u8 = 1;
 const SEEN: u8 = 2;
@@ -76,15 +88,18 @@ const STOP_SENT: u8 = 4;
 const LOST: u8 = 8;
 const OUTPUT_FAILED: u8 = 16;
 
-/// kind, flags, 2 spare, i32, life, batch, task, attempt, three u64, i32, crc32 of what is before it. Little
+/// kind, flags, cause, spare, i32, life, batch, task, attempt, three u64, i32, crc32 of what is before it. Little
 /// endian.
 fn to_bytes(record: &Record) -> [u8; RECORD] {
     let mut bytes = [0; RECORD];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     let key = match record {
-        Record::Boot(id) => {
+        Record::Boot(id, place) => {
             put(0, &[BOOT]);
             put(8, &id.to_le_bytes());
+            put(24, &place.device.to_le_bytes());
+            put(32, &place.inode.to_le_bytes());
+            put(40, &place.nonce.to_le_bytes());
             None
         }
         Record::Seen(key) => {
@@ -105,7 +120,8 @@ fn to_bytes(record: &Record) -> [u8; RECORD] {
                 | flag(outcome.stop_sent, STOP_SENT)
                 | flag(outcome.lost, LOST)
                 | flag(outcome.output_errno.is_some(), OUTPUT_FAILED);
-            put(0, &[ENDED, flags]);
+            let cause = CAUSES.iter().find(|(_, cause)| Some(*cause) == outcome.stop_cause);
+            put(0, &[ENDED, flags, cause.map_or(0, |(number, _)| *number)]);
             put(4, &outcome.exit_code.or(outcome.signal).unwrap_or(0).to_le_bytes());
             put(32, &outcome.size.to_le_bytes());
             put(40, &outcome.discarded.to_le_bytes());
@@ -148,7 +164,10 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Option<Record> {
     };
     let has = |bit: u8| bytes[1] & bit != 0;
     Some(match bytes[0] {
-        BOOT => Record::Boot(u128::from_le_bytes(array(bytes, 8))),
+        BOOT => {
+            let place = Place { device: long(24), inode: long(32), nonce: long(40) };
+            Record::Boot(u128::from_le_bytes(array(bytes, 8)), place)
+        }
         SEEN => Record::Seen(key),
         STARTED => Record::Started { key, pid: number, start_ticks: long(32), start_ms: long(40) },
         ENDED => {
@@ -162,6 +181,7 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Option<Record> {
                 size: long(32),
                 discarded: long(40),
                 end_ms: long(48),
+                stop_cause: CAUSES.iter().find(|(number, _)| *number == bytes[2]).map(|(_, cause)| *cause),
             };
             Record::Ended { key, outcome }
         }
@@ -175,6 +195,8 @@ fn from_bytes(bytes: &[u8; RECORD]) -> Option<Record> {
 pub(super) struct Unended {
     /// The boot it was started in.
     pub(super) boot: u128,
+    /// The work directory it was started in: another one if this is a copy.
+    pub(super) place: Place,
     /// Its process and when that started, unless the runner died in between.
     pub(super) process: Option<(i32, u64)>,
 }
@@ -192,19 +214,24 @@ pub(super) struct Replay {
     /// Records inside that were damaged, and are passed over.
     pub(super) damaged: u64,
     boot: u128,
+    place: Place,
 }
 
 impl Replay {
+    fn unended_in(&self, process: Option<(i32, u64)>) -> Unended {
+        Unended { boot: self.boot, place: self.place, process }
+    }
+
     fn apply(&mut self, record: &Record) {
         match *record {
-            Record::Boot(id) => self.boot = id,
+            Record::Boot(id, place) => (self.boot, self.place) = (id, place),
             Record::Seen(key) => {
                 self.seen.insert(key);
-                self.unended.insert(key, Unended { boot: self.boot, process: None });
+                self.unended.insert(key, self.unended_in(None));
             }
             Record::Started { key, pid, start_ticks, .. } => {
                 self.seen.insert(key);
-                self.unended.insert(key, Unended { boot: self.boot, process: Some((pid, start_ticks)) });
+                self.unended.insert(key, self.unended_in(Some((pid, start_ticks))));
             }
             Record::Ended { key, outcome } => {
                 self.seen.insert(key);
@@ -235,6 +262,13 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// One that cannot be written: every write fails with "no space left".
+    #[cfg(test)]
+    pub(super) fn full() -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).open("/dev/full")?;
+        Ok(Self { path: "/dev/full".into(), file, len: 0, compacted: 0, waiting: Vec::new() })
+    }
+
     /// Opens or makes the journal, reads it, and cuts a torn tail.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Replay)> {
         let file = options().open(path)?;
@@ -298,6 +332,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Sees to it that what was written outlives the machine.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Whether a rewrite would pay.
     pub(super) fn wants_compaction(&self) -> bool {
         self.len > COMPACT_AT.max(self.compacted * 2)
@@ -348,13 +387,16 @@ mod tests {
             size: 5,
             discarded: u64::MAX,
             end_ms: 7,
+            stop_cause: Some(StopCause::TimeLimit),
             ..Outcome::default()
         }
     }
 
+    const PLACE: Place = Place { device: 5, inode: 6, nonce: 7 };
+
     fn every_kind() -> Vec<Record> {
         vec![
-            Record::Boot(77),
+            Record::Boot(77, PLACE),
             Record::Seen(key(0)),
             Record::Seen(key(1)),
             Record::Started { key: key(1), pid: 1234, start_ticks: 99, start_ms: 100 },
@@ -364,8 +406,8 @@ mod tests {
     }
 
     fn check_every_kind(replay: &Replay) {
-        assert_eq!(replay.unended[&key(0)], Unended { boot: 77, process: None });
-        assert_eq!(replay.unended[&key(1)], Unended { boot: 77, process: Some((1234, 99)) });
+        assert_eq!(replay.unended[&key(0)], Unended { boot: 77, place: PLACE, process: None });
+        assert_eq!(replay.unended[&key(1)], Unended { boot: 77, place: PLACE, process: Some((1234, 99)) });
         assert_eq!(replay.ended[&key(2)], outcome());
         assert_eq!((replay.unended.len(), replay.ended.len()), (2, 1));
         assert!((0..4).all(|task| replay.seen.contains(key(task))) && !replay.seen.contains(key(4)));
@@ -410,6 +452,7 @@ mod tests {
         let (mut journal, replay) = Journal::open(&path).unwrap();
         assert_eq!((replay.torn, replay.damaged), (0, 1));
         assert_eq!(replay.unended.len(), 2);
+        assert_eq!(replay.unended[&key(1)].place, Place::default(), "nothing is known of its directory");
         journal.append(&Record::Closed(key(0))).unwrap();
         assert_eq!(Journal::open(&path).unwrap().1.unended.len(), 1);
     }

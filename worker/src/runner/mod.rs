@@ -7,15 +7,20 @@
 //! worker talks to it over a Unix socket ([`protocol`]) and can crash, be upgraded and come back without a task
 //! noticing.
 //!
-//! It does *not* decide anything about tasks: no limits, no retries, no time-outs, no queue. It never speaks to
+//! It ends a task at the time limit, or after the cut-off from the coordinator, that its start names, since the
+//! half may not be there to do it. Otherwise it does *not* decide anything about tasks: no retries, no queue. It never speaks to
 //! the coordinator, never reads the spool, and never writes a task's environment anywhere.
 
+mod cgroup;
 mod clients;
+mod files;
 mod journal;
 mod launch;
+mod limits;
 mod log;
 mod options;
 mod paths;
+mod place;
 mod procfs;
 pub mod protocol;
 mod run;
@@ -24,7 +29,9 @@ mod server;
 mod spawn;
 mod sweep;
 mod task;
+mod tree;
 
+pub use files::{TooManySlots, check_slots};
 pub use launch::{LaunchError, connect, ensure_running};
 pub use options::{OptionsError, RUNNER_ARG, RunnerOptions};
 pub use paths::journal_path;

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The first argument of a binary that is to be the runner.
@@ -10,18 +11,25 @@ pub const RUNNER_ARG: &str = "__runner";
 /// What the half decides about its runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerOptions {
-    /// Exit after this long without a task, a held result or a connected half.
+    /// Exit after this long without a running task or a connected half. Results that are held stay in the journal.
     pub idle_exit: Duration,
     /// From TERM to KILL where the half did not say: on SIGTERM, when the parent is gone, and for a task whose
     /// output cannot be kept.
     pub grace: Duration,
     /// End the tasks and exit when the half that started the runner is gone, as `muster run` wants it.
     pub die_with_parent: bool,
+    /// Only for tests: be of this version of the protocol, not of [`VERSION`](super::protocol::VERSION).
+    pub version: Option<u32>,
 }
 
 impl Default for RunnerOptions {
     fn default() -> Self {
-        Self { idle_exit: Duration::from_secs(60), grace: Duration::from_secs(10), die_with_parent: false }
+        Self {
+            idle_exit: Duration::from_secs(60),
+            grace: Duration::from_secs(10),
+            die_with_parent: false,
+            version: None,
+        }
     }
 }
 
@@ -45,6 +53,9 @@ impl RunnerOptions {
         if self.die_with_parent {
             args.push("--die-with-parent".into());
         }
+        if let Some(version) = self.version {
+            args.extend(["--version-for-tests".into(), version.to_string().into()]);
+        }
         args
     }
 
@@ -59,6 +70,9 @@ impl RunnerOptions {
                 Some("--idle-exit-ms") => options.idle_exit = millis("--idle-exit-ms", args.next())?,
                 Some("--grace-ms") => options.grace = millis("--grace-ms", args.next())?,
                 Some("--die-with-parent") => options.die_with_parent = true,
+                Some("--version-for-tests") => {
+                    options.version = Some(number("--version-for-tests", args.next())?);
+                }
                 _ => return Err(OptionsError::Unknown(arg)),
             }
         }
@@ -67,8 +81,12 @@ impl RunnerOptions {
 }
 
 fn millis(name: &'static str, value: Option<OsString>) -> Result<Duration, OptionsError> {
+    number(name, value).map(Duration::from_millis)
+}
+
+fn number<T: FromStr>(name: &'static str, value: Option<OsString>) -> Result<T, OptionsError> {
     let value = value.as_deref().and_then(OsStr::to_str).and_then(|text| text.parse().ok());
-    value.map(Duration::from_millis).ok_or(OptionsError::Value(name))
+    value.ok_or(OptionsError::Value(name))
 }
 
 #[cfg(test)]
@@ -82,6 +100,7 @@ mod tests {
             idle_exit: Duration::from_millis(5),
             grace: Duration::ZERO,
             die_with_parent: true,
+            version: Some(9),
         };
         let mut args = options.to_args(Path::new("/w")).into_iter();
         assert_eq!(args.next(), Some(RUNNER_ARG.into()));

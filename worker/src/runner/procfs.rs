@@ -12,10 +12,19 @@ use super::protocol::{ATTEMPT_VARIABLE, AttemptKey};
 pub(super) struct Stat {
     /// One letter; `Z` is ended and not yet reaped.
     pub(super) state: u8,
+    /// Its process group.
+    pub(super) group: i32,
     /// When it started, in clock ticks since the boot: with the pid, this names one process of a boot.
     pub(super) start_ticks: u64,
     /// As waitpid gives it; meaningful once it has ended.
     pub(super) wait_status: i32,
+}
+
+impl Stat {
+    /// Whether it has ended: reaped or not, it does nothing any more.
+    pub(super) fn has_ended(self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
 }
 
 /// What the process is now, if there is one.
@@ -28,15 +37,22 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let after = text.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = std::str::from_utf8(text.get(after..)?).ok()?.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    // The state is field 3, the start time 22, the wait status 52.
-    let start_ticks = fields.nth(18)?.parse().ok()?;
+    // The state is field 3, the group 5, the start time 22, the wait status 52.
+    let group = fields.nth(1)?.parse().ok()?;
+    let start_ticks = fields.nth(16)?.parse().ok()?;
     let wait_status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
-    Some(Stat { state, start_ticks, wait_status })
+    Some(Stat { state, group, start_ticks, wait_status })
 }
 
 /// The attempt that a process belongs to, by its environment at the time it was executed.
 pub(super) fn attempt_of(pid: Pid) -> Option<AttemptKey> {
     marker(&read(&format!("/proc/{pid}/environ"))?)
+}
+
+/// Whether a process was executed with this in its environment: `NAME=value`.
+pub(super) fn has_variable(pid: Pid, variable: &[u8]) -> bool {
+    let environ = read(&format!("/proc/{pid}/environ")).unwrap_or_default();
+    environ.split(|byte| *byte == 0).any(|found| found == variable)
 }
 
 fn marker(environ: &[u8]) -> Option<AttemptKey> {
@@ -49,10 +65,20 @@ fn marker(environ: &[u8]) -> Option<AttemptKey> {
 /// Our children, adopted ones included.
 pub(super) fn children() -> Vec<Pid> {
     // The runner has one thread, so its children are all of ours.
-    let text = read("/proc/thread-self/children").unwrap_or_default();
-    let pids =
-        text.split(u8::is_ascii_whitespace).filter_map(|pid| std::str::from_utf8(pid).ok()?.parse().ok());
-    pids.map(Pid::from_raw).collect()
+    pids(&read("/proc/thread-self/children").unwrap_or_default())
+}
+
+/// The children of a process, whichever of its threads made them.
+pub(super) fn children_of(pid: Pid) -> Vec<Pid> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let paths =
+        threads.flatten().filter_map(|thread| Some(thread.path().join("children").to_str()?.to_owned()));
+    paths.flat_map(|path| pids(&read(&path).unwrap_or_default())).collect()
+}
+
+fn pids(text: &[u8]) -> Vec<Pid> {
+    let words = text.split(u8::is_ascii_whitespace);
+    words.filter_map(|pid| std::str::from_utf8(pid).ok()?.parse().ok()).map(Pid::from_raw).collect()
 }
 
 /// A whole file of `/proc`, which has no size to go by: most fit into the first read.
@@ -84,13 +110,23 @@ mod tests {
         for field in 4..=52 {
             text.extend(format!(" {field}").bytes());
         }
-        assert_eq!(parse_stat(&text), Some(Stat { state: b'S', start_ticks: 22, wait_status: 52 }));
+        assert_eq!(parse_stat(&text), Some(Stat { state: b'S', group: 5, start_ticks: 22, wait_status: 52 }));
         assert_eq!(parse_stat(b"42 (a"), None);
     }
 
     #[test]
     fn our_own_stat_can_be_read() {
         assert!(stat(Pid::this()).is_some_and(|stat| stat.start_ticks > 0 && stat.state != b'Z'));
+    }
+
+    #[test]
+    fn children_are_found_from_any_process() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        assert!(children_of(Pid::this()).contains(&pid));
+        assert!(children_of(pid).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -5,6 +5,11 @@
 //! sides send what happens as it happens. An attempt stays held, and is listed again at every hello, until the
 //! half sends [`ToRunner::Forget`].
 //!
+//! Versions: a runner of version n serves halves of n and of n - 1. It answers a hello in the half's version if it
+//! serves that, and else in its own and closes; a half that is one newer than the runner says hello once more, in
+//! the runner's version. Within two neighbouring versions messages only gain fields that may be missing, and a
+//! message that is new is sent only to who speaks the version that has it ([`PINGS_SINCE`]).
+//!
 //! This module holds the messages and their lines only; it opens no socket.
 
 use std::ffi::OsStr;
@@ -16,8 +21,17 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroize;
 
-/// The version of this protocol. Both ends refuse another one, by name, at the hello.
-pub const VERSION: u32 = 1;
+/// The version of this protocol.
+pub const VERSION: u32 = 2;
+
+/// The oldest version that this one still speaks.
+pub const OLDEST: u32 = VERSION - 1;
+
+/// From this version on [`ToRunner::Ping`], [`ToRunner::InSession`] and the limits of a [`Start`] are understood.
+pub const PINGS_SINCE: u32 = 2;
+
+/// The release that this binary belongs to: a runner of another one is replaced once it is idle.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// The longest line, newline included. A longer one cannot be sent ([`LineError::TooLong`]), and who sends one
 /// nevertheless is cut off.
@@ -28,6 +42,10 @@ pub const MAX_HELD: usize = 8192;
 
 /// The variable by which a process is known to belong to an attempt, whatever session or group it moved to.
 pub const ATTEMPT_VARIABLE: &str = "MUSTER_ATTEMPT_KEY";
+
+/// The variable by which a process is known to belong to a runner of one certain work directory, which a copy of
+/// that directory is not.
+pub const RUNNER_VARIABLE: &str = "MUSTER_RUNNER_KEY";
 
 /// Which attempt: the store's life, the batch, the task's index in it and the number of the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -173,6 +191,44 @@ pub struct Start {
     pub cwd: Raw,
     /// How many bytes of output are kept. What is past it is read, counted and dropped.
     pub output_limit: u64,
+    /// It is ended when it has run for so long, milliseconds on a clock that only grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit_ms: Option<u64>,
+    /// From TERM to KILL where nobody says otherwise: at the time limit and after a cut-off. Milliseconds.
+    #[serde(default = "default_grace_ms")]
+    pub grace_ms: u32,
+    /// It is ended when no half has said [`ToRunner::InSession`] for so long, milliseconds. Less than
+    /// [`MIN_CUT_OFF_MS`] counts as that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_after_cut_off_ms: Option<u64>,
+}
+
+/// The grace of a start that does not say, milliseconds.
+pub const DEFAULT_GRACE_MS: u32 = 10_000;
+
+/// A cut-off is noticed after this long at the earliest, milliseconds: several times [`IN_SESSION_EVERY_MS`].
+pub const MIN_CUT_OFF_MS: u64 = 10_000;
+
+/// A half in session says so this often, milliseconds.
+pub const IN_SESSION_EVERY_MS: u64 = 3_000;
+
+fn default_grace_ms() -> u32 {
+    DEFAULT_GRACE_MS
+}
+
+/// Why a task was ended before it ended by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// The coordinator asked for it.
+    #[default]
+    Requested,
+    /// It ran for as long as it may.
+    TimeLimit,
+    /// The worker was out of touch with its coordinator for as long as it may.
+    CutOff,
+    /// The worker was told to end, or the runner was.
+    WorkerStopped,
 }
 
 /// From the network half to the runner.
@@ -182,7 +238,7 @@ pub enum ToRunner {
     /// The first message of a connection. Makes it the active one; an older one is closed, and what it had sent
     /// that the runner did not read yet is dropped.
     Hello {
-        /// The half's [`VERSION`].
+        /// The half's [`VERSION`], or the one that it has learnt the runner to speak.
         version: u32,
     },
     /// Start a task. Answered with started, start failed, or refused.
@@ -194,6 +250,9 @@ pub enum ToRunner {
         attempt: AttemptKey,
         /// Milliseconds from TERM to KILL.
         grace_ms: u64,
+        /// Why. The first one that took effect is told with the end.
+        #[serde(default)]
+        cause: StopCause,
     },
     /// Never start this attempt. Answered with refused once that is journalled, or, when the attempt is held,
     /// with what it is: started or ended.
@@ -215,6 +274,10 @@ pub enum ToRunner {
     },
     /// Start nothing more, and exit once no task runs and no result is held.
     ShutdownWhenIdle,
+    /// Answered with a pong, at once.
+    Ping,
+    /// The half is in touch with its coordinator. Silence is taken for the opposite.
+    InSession,
 }
 
 /// How an attempt ended.
@@ -239,6 +302,9 @@ pub struct Ended {
     pub output_failed: Option<String>,
     /// The runner that owned it died, so how it ended is not known; what was left of it has been killed.
     pub lost: bool,
+    /// Why it was stopped, where `stop_sent` and it is known. Older runners do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_cause: Option<StopCause>,
 }
 
 /// What a held attempt is doing.
@@ -276,8 +342,15 @@ impl Held {
 pub enum FromRunner {
     /// The answer to the half's hello, and the first message after it.
     Hello {
-        /// The runner's [`VERSION`]. When it is not the half's, the runner closes the connection after this.
+        /// The version that this connection speaks: the half's. When it is another one, the runner does not serve
+        /// the half's: this is its own, and it closes the connection after this.
         version: u32,
+        /// The runner's own [`VERSION`]; 0 from one of version 1, which does not say.
+        #[serde(default)]
+        speaks: u32,
+        /// The [`RELEASE`] that the runner is of; empty from one of version 1.
+        #[serde(default)]
+        release: String,
         /// The runner's process.
         pid: i32,
         /// The boot of the machine.
@@ -320,6 +393,8 @@ pub enum FromRunner {
     },
     /// The task has ended; every byte that is kept of its output is in the spool.
     Ended(Ended),
+    /// The answer to a ping.
+    Pong,
 }
 
 /// A line that cannot be sent or understood.
@@ -382,6 +457,9 @@ mod tests {
             env: Env::new(vec![("KEY".into(), "hunter2".into())]),
             cwd: Path::new("/tmp").into(),
             output_limit: u64::MAX,
+            time_limit_ms: Some(5),
+            grace_ms: 7,
+            stop_after_cut_off_ms: None,
         });
         let line = encode(&start).unwrap();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
@@ -408,9 +486,26 @@ mod tests {
             end_ms: u64::MAX,
             output_failed: Some("No space left on device (os error 28), for a spool that is full".into()),
             lost: false,
+            stop_cause: Some(StopCause::WorkerStopped),
         };
         let held = vec![Held::Ended(ended); MAX_HELD];
-        let hello = FromRunner::Hello { version: VERSION, pid: i32::MAX, boot_id: "x".repeat(36), held };
+        let (pid, boot_id, release) = (i32::MAX, "x".repeat(36), "10.20.30-rc.1".to_owned());
+        let hello = FromRunner::Hello { version: VERSION, speaks: VERSION, release, pid, boot_id, held };
         assert!(encode(&hello).is_ok());
+    }
+
+    #[test]
+    fn what_version_1_says_is_understood() {
+        let stop = br#"{"type":"stop","attempt":{"life":1,"batch":2,"task":3,"attempt":4},"grace_ms":5}"#;
+        assert!(
+            matches!(decode(stop), Ok(ToRunner::Stop { grace_ms: 5, cause: StopCause::Requested, .. })),
+            "a stop without its cause"
+        );
+        let hello = br#"{"type":"hello","version":1,"pid":7,"boot_id":"b","held":[]}"#;
+        assert!(matches!(decode(hello), Ok(FromRunner::Hello { version: 1, speaks: 0, pid: 7, .. })));
+        let start = br#"{"type":"start","attempt":{"life":1,"batch":2,"task":3,"attempt":4},"program":"x",
+            "args":[],"env":[],"cwd":"/","output_limit":1}"#;
+        let Ok(ToRunner::Start(start)) = decode(start) else { panic!("not a start") };
+        assert_eq!((start.time_limit_ms, start.grace_ms, start.stop_after_cut_off_ms), (None, 10_000, None));
     }
 }

@@ -17,10 +17,13 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getppid};
 
+use super::cgroup::Cgroups;
 use super::clients::{ClientId, Clients};
 use super::journal::{Journal, Outcome, Record, Replay};
+use super::limits::Limits;
 use super::options::RunnerOptions;
-use super::protocol::{AttemptKey, FromRunner, Held, MAX_HELD, Start, ToRunner, VERSION};
+use super::place::Place;
+use super::protocol::{AttemptKey, FromRunner, Held, MAX_HELD, RELEASE, Start, StopCause, ToRunner, VERSION};
 use super::seen::Seen;
 use super::spawn::{SpawnError, Spawner, errno_of};
 use super::task::{self, Exit, Running};
@@ -43,7 +46,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Open,
-    /// Nothing new; exit when nothing is held.
+    /// Nothing new; exit when nothing is held, or when nobody comes for it.
     Draining,
     /// Nothing new, tasks are being ended; exit when none runs, or at the latest then.
     Stopping {
@@ -66,17 +69,24 @@ pub(super) struct Server {
     work_dir: PathBuf,
     options: RunnerOptions,
     boot_id: String,
+    place: Place,
     signals: SignalFd,
     spawner: Spawner,
+    /// Where the system lets us make them.
+    cgroups: Option<Cgroups>,
     journal: Journal,
     seen: Seen,
     running: BTreeMap<AttemptKey, Running>,
+    /// How long each of them may run.
+    limits: BTreeMap<AttemptKey, Limits>,
     /// The leaders' pids.
     leaders: HashMap<Pid, AttemptKey>,
     ended: BTreeMap<AttemptKey, Outcome>,
     clients: Clients,
     mode: Mode,
     parent: Pid,
+    /// When a half last said that it is in touch with the coordinator.
+    in_session_at: Instant,
     /// Since when no half is connected; none while one is.
     alone_since: Option<Instant>,
     had_half: bool,
@@ -91,8 +101,10 @@ pub(super) struct Parts {
     pub(super) work_dir: PathBuf,
     pub(super) options: RunnerOptions,
     pub(super) boot_id: String,
+    pub(super) place: Place,
     pub(super) signals: SignalFd,
     pub(super) spawner: Spawner,
+    pub(super) cgroups: Option<Cgroups>,
     pub(super) journal: Journal,
     pub(super) replay: Replay,
     pub(super) listener: UnixListener,
@@ -105,16 +117,20 @@ impl Server {
             work_dir: parts.work_dir,
             options: parts.options,
             boot_id: parts.boot_id,
+            place: parts.place,
             signals: parts.signals,
             spawner: parts.spawner,
+            cgroups: parts.cgroups,
             journal: parts.journal,
             seen: parts.replay.seen,
             running: BTreeMap::new(),
+            limits: BTreeMap::new(),
             leaders: HashMap::new(),
             ended: parts.replay.ended,
             clients: Clients::new(parts.listener)?,
             mode: Mode::Open,
             parent: parts.parent,
+            in_session_at: Instant::now(),
             alone_since: Some(Instant::now()),
             had_half: false,
             started: Instant::now(),
@@ -132,20 +148,32 @@ impl Server {
             self.note_half(now);
             if let Some(why) = self.is_over(now) {
                 sweep::adopted(|_| false, |_| false, true);
-                let _ = self.journal.flush();
+                if let Some(cgroups) = &self.cgroups {
+                    cgroups.close();
+                }
+                if let Err(error) = self.journal.flush().and_then(|()| self.journal.sync()) {
+                    log::line(format_args!("the journal cannot be written: {error}"));
+                }
                 self.clients.finish();
                 return Ok(why);
             }
-            for (ready, flags) in self.wait(now)? {
+            let ready = self.wait(now)?;
+            let mut heard_all = true;
+            for (ready, flags) in ready {
                 match ready {
                     Ready::Signal => self.on_signals(),
                     Ready::Pipe(key) => self.on_output(key),
                     Ready::Listener => self.clients.accept(),
-                    Ready::Client(id) if flags.intersects(!PollFlags::POLLOUT) => self.clients.read(id),
+                    Ready::Client(id) if flags.intersects(!PollFlags::POLLOUT) => {
+                        heard_all = false;
+                        self.clients.read(id);
+                    }
                     Ready::Client(_) => {}
                 }
             }
             self.on_messages();
+            let heard_all = heard_all && !self.clients.has_lines();
+            self.on_limits(heard_all);
         }
     }
 
@@ -184,14 +212,14 @@ impl Server {
         // While the half does not read, what ends that is that it does.
         let may_notice = !self.clients.is_busy();
         let tasks = self.running.values().filter_map(|running| running.deadline(may_notice));
-        let gives_up = self.mode == Mode::Draining && self.running.is_empty() && self.clients.is_empty();
-        let alone = self.alone_since.filter(|_| gives_up);
-        let idle = self.idle_since.or(alone).map(|since| since + self.options.idle_exit);
+        let limits = self.limits.values().filter_map(|limits| limits.deadline(self.in_session_at));
+        let idle = self.idle_since.filter(|_| self.clients.is_empty());
+        let idle = idle.map(|since| since + self.options.idle_exit);
         let give_up = if let Mode::Stopping { give_up_at } = self.mode { Some(give_up_at) } else { None };
         let looks = self.options.die_with_parent || self.journal.is_behind() || !self.had_half;
         let tick = looks.then_some(now + TICK);
         let others = idle.into_iter().chain(give_up).chain(tick).chain(self.clients.deadline(now));
-        let Some(next) = tasks.chain(others).min() else { return PollTimeout::NONE };
+        let Some(next) = tasks.chain(limits).chain(others).min() else { return PollTimeout::NONE };
         // Rounded up, so that it is time when we wake.
         let millis = next.saturating_duration_since(now).as_micros().div_ceil(1000);
         PollTimeout::try_from(millis.min(60_000)).unwrap_or(PollTimeout::ZERO)
@@ -200,7 +228,7 @@ impl Server {
     fn on_time(&mut self, now: Instant) {
         let may_notice = !self.clients.is_busy();
         for (key, running) in &mut self.running {
-            running.on_time(now);
+            running.on_time(now, &self.leaders);
             if may_notice && let Some(size) = running.notice(now) {
                 self.clients.tell(&FromRunner::Output { attempt: *key, size });
             }
@@ -213,7 +241,24 @@ impl Server {
         }
     }
 
-    /// Keeps account of how long nobody has been there and nothing has been held.
+    /// Ends what has run for as long as it may.
+    fn on_limits(&mut self, heard_all: bool) {
+        let now = Instant::now();
+        for (key, limits) in &mut self.limits {
+            let Some((cause, grace)) = limits.reached(now, self.in_session_at, heard_all) else { continue };
+            let Some(running) = self.running.get_mut(key) else { continue };
+            let why = if cause == StopCause::TimeLimit {
+                "has reached its time limit"
+            } else {
+                "was cut off from the coordinator for as long as it may be"
+            };
+            log::line(format_args!("{key} {why}: it is ended"));
+            running.stop(now, grace, &self.leaders);
+            limits.stopped(cause);
+        }
+    }
+
+    /// Keeps account of how long nobody has been there and nothing has run.
     fn note_half(&mut self, now: Instant) {
         if self.clients.has_active() {
             self.alone_since = None;
@@ -221,9 +266,10 @@ impl Server {
         } else if self.alone_since.is_none() {
             self.alone_since = Some(now);
         }
-        // Who is connected and has not said hello yet is about to; who started us is about to connect.
-        let expects = !self.clients.is_empty() || (!self.had_half && now < self.started + FIRST_PATIENCE);
-        if expects || !self.running.is_empty() || !self.ended.is_empty() {
+        // Who started us is about to connect.
+        let expects = self.clients.has_active() || (!self.had_half && now < self.started + FIRST_PATIENCE);
+        // Results that are held are in the journal, for the next runner; what is not written yet would be lost.
+        if expects || !self.running.is_empty() || self.journal.is_behind() {
             self.idle_since = None;
         } else if self.idle_since.is_none() {
             self.idle_since = Some(now);
@@ -235,6 +281,7 @@ impl Server {
         }
     }
 
+    /// Whether who started us is gone, with the tasks that were its own.
     fn is_orphan(&self, now: Instant) -> bool {
         let patience = if self.had_half { RETURN_PATIENCE } else { FIRST_PATIENCE };
         self.alone_since.is_some_and(|since| getppid() != self.parent || now >= since + patience)
@@ -245,16 +292,17 @@ impl Server {
         let is_past =
             |since: Option<Instant>| since.is_some_and(|since| now >= since + self.options.idle_exit);
         match self.mode {
-            Mode::Stopping { .. } if quiet => Some("stopped"),
+            Mode::Stopping { .. } if quiet && !self.journal.is_behind() => Some("stopped"),
             Mode::Stopping { give_up_at } if now >= give_up_at => {
                 Some("stopped, leaving processes that do not die")
             }
             Mode::Draining if quiet && self.ended.is_empty() => Some("drained"),
-            // Nobody comes for the results; the next runner has them.
-            Mode::Draining if quiet && self.clients.is_empty() && is_past(self.alone_since) => {
-                Some("drained, with results not acknowledged")
+            // Nobody comes for the results: the next runner has them.
+            // Who is connected and has not said hello yet is about to; but halves that are refused, of another
+            // version, do not keep us.
+            Mode::Open | Mode::Draining if is_past(self.idle_since) && self.clients.is_empty() => {
+                Some("idle")
             }
-            Mode::Open if is_past(self.idle_since) => Some("idle"),
             _ => None,
         }
     }
@@ -279,7 +327,10 @@ impl Server {
             _ => Mode::Stopping { give_up_at },
         };
         for running in self.running.values_mut() {
-            running.stop(now, grace);
+            running.stop(now, grace, &self.leaders);
+        }
+        for limits in self.limits.values_mut() {
+            limits.stopped(StopCause::WorkerStopped);
         }
     }
 
@@ -338,14 +389,17 @@ impl Server {
             let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
             return;
         };
-        if exit != Exit::Unknown {
-            // Not yet reaped, so the group's number cannot be another's.
-            running.kill_group();
+        let undead = running.end_rest(exit, &self.leaders);
+        if let (Some(cgroups), Some(group)) = (&mut self.cgroups, undead) {
+            cgroups.keep(group);
         }
         running.drain(&mut self.buffer);
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
         self.leaders.remove(&pid);
-        let outcome = running.outcome(exit, now_ms());
+        let mut outcome = running.outcome(exit, now_ms());
+        let cause = self.limits.remove(&key).and_then(|limits| limits.cause());
+        // A stop that came after the end was none.
+        outcome.stop_cause = cause.filter(|_| outcome.stop_sent);
         if let Err(error) = self.journal.append_or_keep(Record::Ended { key, outcome }) {
             log::line(format_args!("the end of {key} is not journalled yet: {error}"));
         }
@@ -359,7 +413,7 @@ impl Server {
         running.pump(&mut self.buffer);
         if running.output_failed() && !had_failed {
             log::line(format_args!("the output of {key} cannot be written: it is stopped"));
-            running.stop(Instant::now(), self.options.grace);
+            running.stop(Instant::now(), self.options.grace, &self.leaders);
         }
     }
 
@@ -382,9 +436,12 @@ impl Server {
                 let answer = self.start(&start);
                 self.clients.tell(&answer);
             }
-            ToRunner::Stop { attempt, grace_ms } => {
+            ToRunner::Stop { attempt, grace_ms, cause } => {
                 if let Some(running) = self.running.get_mut(&attempt) {
-                    running.stop(now, Duration::from_millis(grace_ms));
+                    running.stop(now, Duration::from_millis(grace_ms), &self.leaders);
+                }
+                if let Some(limits) = self.limits.get_mut(&attempt) {
+                    limits.stopped(cause);
                 }
             }
             ToRunner::Refuse { attempt } => self.refuse(attempt),
@@ -395,6 +452,8 @@ impl Server {
                     self.mode = Mode::Draining;
                 }
             }
+            ToRunner::Ping => self.clients.tell(&FromRunner::Pong),
+            ToRunner::InSession => self.in_session_at = now,
         }
     }
 
@@ -407,13 +466,16 @@ impl Server {
         });
         let ended = self.ended.iter().map(|(attempt, outcome)| Held::Ended(outcome.to_ended(*attempt)));
         let held = running.chain(ended).collect();
-        let boot_id = self.boot_id.clone();
-        let hello = FromRunner::Hello { version: VERSION, pid: Pid::this().as_raw(), boot_id, held };
-        if version == VERSION {
+        let (boot_id, pid, release) = (self.boot_id.clone(), Pid::this().as_raw(), RELEASE.to_owned());
+        let speaks = self.options.version.unwrap_or(VERSION);
+        let serves = version == speaks || version.checked_add(1) == Some(speaks);
+        let answer = if serves { version } else { speaks };
+        let hello = FromRunner::Hello { version: answer, speaks, release, pid, boot_id, held };
+        if serves {
             self.clients.activate(from);
             self.clients.send(from, &hello);
         } else {
-            log::line(format_args!("a half speaks version {version}, not {VERSION}"));
+            log::line(format_args!("a half speaks version {version}, and this runner {speaks}"));
             self.clients.send(from, &hello);
             self.clients.close_after_sending(from);
         }
@@ -453,7 +515,11 @@ impl Server {
         let pipe = task::output_pipe();
         let (reader, writer) =
             pipe.map_err(|error| SpawnError::new(errno_of(&error), "cannot make a pipe"))?;
-        let pid = self.spawner.spawn(start, writer.as_raw_fd())?;
+        let spawn = || self.spawner.spawn(start, writer.as_raw_fd());
+        let (pid, cgroup) = match &mut self.cgroups {
+            Some(cgroups) => cgroups.spawn(key, spawn)?,
+            None => (spawn()?, None),
+        };
         drop(writer);
         let start_ms = now_ms();
         // Not there only if it could not be read: our child cannot be gone before we reap it.
@@ -464,7 +530,8 @@ impl Server {
             log::line(format_args!("the start of {key} is not journalled yet: {error}"));
         }
         self.leaders.insert(pid, key);
-        let running = Running::new(pid, start_ms, reader, &self.work_dir, key, start.output_limit);
+        self.limits.insert(key, Limits::new(start, Instant::now()));
+        let running = Running::new((pid, cgroup), start_ms, reader, &self.work_dir, key, start.output_limit);
         self.running.insert(key, running);
         Ok((pid, start_ms))
     }
@@ -506,7 +573,7 @@ impl Server {
 
     /// Rewrites the journal with what still matters.
     fn compact(&mut self) {
-        let boot = Record::Boot(boot_number(&self.boot_id));
+        let boot = Record::Boot(boot_number(&self.boot_id), self.place);
         let seen = self.seen.iter().map(Record::Closed);
         let running = self.running.iter().flat_map(|(key, running)| {
             let (key, pid, start_ms) = (*key, running.pid(), running.start_ms);

@@ -1,8 +1,9 @@
 //! Finding and killing what attempts left behind: of a runner that died, and of tasks that ended while
 //! processes of theirs had moved out of their group.
 //!
-//! Kills only what is known to belong to an attempt: by pid and start time, by being adopted, or by the marker
-//! in its environment.
+//! Kills only what is known to belong to a runner of this very work directory: by pid and start time as the
+//! journal has them, by the marker of the directory in its environment, or by being adopted. The tasks of a
+//! directory that this one is a copy of are not ours to end.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,34 +14,45 @@ use nix::unistd::Pid;
 
 use super::journal::Unended;
 use super::log;
+use super::place::Place;
 use super::procfs;
-use super::protocol::AttemptKey;
+use super::protocol::{AttemptKey, RUNNER_VARIABLE};
 
 /// How long a starting runner looks for what is left: new processes may appear while others are killed.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(5);
 
-/// Kills what is left of attempts whose runner died.
-pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128) {
-    if unended.is_empty() {
-        return;
-    }
-    for (key, Unended { process, boot: started_in }) in unended {
+/// Kills what runners before us left running. Only for who holds the directory's lock: then nothing that belongs
+/// here has an owner.
+pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128, place: Place) {
+    let mut elsewhere = 0;
+    for (key, Unended { process, boot: started_in, place: started_at }) in unended {
         // A pid means nothing in another boot.
-        if let &Some((pid, start_ticks)) = process
-            && *started_in == boot
-            && procfs::stat(Pid::from_raw(pid)).is_some_and(|stat| stat.start_ticks == start_ticks)
-        {
+        let Some((pid, start_ticks)) = process.filter(|_| *started_in == boot) else { continue };
+        let pid = Pid::from_raw(pid);
+        if procfs::stat(pid).is_none_or(|stat| stat.start_ticks != start_ticks) {
+            continue;
+        }
+        if *started_at == place {
             log::line(format_args!("attempt {key} outlived its runner: its group {pid} is killed"));
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = killpg(pid, Signal::SIGKILL);
+        } else {
+            elsewhere += 1;
         }
     }
+    if elsewhere > 0 {
+        log::line(format_args!(
+            "{elsewhere} tasks of the journal run that are not certainly of this work directory (it is a copy, or an \
+             older release started them): they are left alone"
+        ));
+    }
+    let marker = [RUNNER_VARIABLE.as_bytes(), b"=", place.to_string().as_bytes()].concat();
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut found = 0;
         for pid in procfs::processes() {
-            if pid != Pid::this() && procfs::attempt_of(pid).is_some_and(|key| unended.contains_key(&key)) {
+            if pid != Pid::this() && procfs::has_variable(pid, &marker) {
                 found += 1;
                 let _ = kill(pid, Signal::SIGKILL);
             }

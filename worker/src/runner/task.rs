@@ -2,6 +2,7 @@
 //!
 //! Does not decide when a task is to end, and does not reap: the [server](super::server) does.
 
+use std::collections::HashMap;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -13,8 +14,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::cgroup::Group;
 use super::journal::Outcome;
 use super::protocol::AttemptKey;
+use super::tree::Tree;
 use crate::spool;
 
 /// Bytes read at once, and what a pipe holds unless it was made larger.
@@ -49,7 +52,10 @@ enum Stop {
 /// reaps.
 #[derive(Debug)]
 pub(super) struct Running {
+    key: AttemptKey,
     pid: Pid,
+    /// Its own, where the system lets us make them.
+    cgroup: Option<Group>,
     pub(super) start_ms: u64,
     /// None once every writer has closed it.
     output: Option<PipeReader>,
@@ -68,7 +74,7 @@ pub(super) fn output_pipe() -> io::Result<(PipeReader, PipeWriter)> {
 
 impl Running {
     pub(super) fn new(
-        pid: Pid,
+        (pid, cgroup): (Pid, Option<Group>),
         start_ms: u64,
         output: PipeReader,
         work_dir: &Path,
@@ -76,7 +82,7 @@ impl Running {
         limit: u64,
     ) -> Self {
         let spool = spool::Writer::new(work_dir, key, limit);
-        Self { pid, start_ms, output: Some(output), spool, stop: Stop::No, noticed: None }
+        Self { key, pid, cgroup, start_ms, output: Some(output), spool, stop: Stop::No, noticed: None }
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -152,18 +158,19 @@ impl Running {
         kill_at.into_iter().chain(self.notice_at().flatten().filter(|_| may_notice)).min()
     }
 
-    /// TERM to the group now and KILL after the grace; later calls can only shorten what remains. Nothing if the
-    /// task has ended already and only waits to be reaped: then its own outcome stands.
-    pub(super) fn stop(&mut self, now: Instant, grace: Duration) {
+    /// TERM to all of it now and KILL after the grace; later calls can only shorten what remains. Nothing if the
+    /// task has ended already and only waits to be reaped: then its own outcome stands. `leaders` are those of
+    /// every task that runs.
+    pub(super) fn stop(&mut self, now: Instant, grace: Duration, leaders: &HashMap<Pid, AttemptKey>) {
         if self.stop == Stop::No && self.has_ended() {
             return;
         }
         // A grace beyond what a clock can count is as good as a day.
         let kill_at = now.checked_add(grace).unwrap_or(now + Duration::from_secs(86_400));
         match self.stop {
-            _ if grace.is_zero() => self.kill(),
+            _ if grace.is_zero() => self.kill(leaders),
             Stop::No => {
-                self.signal(Signal::SIGTERM);
+                self.term(leaders);
                 self.stop = Stop::Term { kill_at };
             }
             Stop::Term { kill_at: before } => self.stop = Stop::Term { kill_at: before.min(kill_at) },
@@ -172,33 +179,56 @@ impl Running {
     }
 
     /// KILL if the grace is over.
-    pub(super) fn on_time(&mut self, now: Instant) {
+    pub(super) fn on_time(&mut self, now: Instant, leaders: &HashMap<Pid, AttemptKey>) {
         if matches!(self.stop, Stop::Term { kill_at } if kill_at <= now) {
-            self.kill();
+            self.kill(leaders);
         }
     }
 
-    fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        // The leader may have moved to another group.
-        let _ = kill(self.pid, Signal::SIGKILL);
+    fn term(&self, leaders: &HashMap<Pid, AttemptKey>) {
+        // A stopped process would not hear it before it is continued.
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            if killpg(self.pid, signal) == Err(Errno::ESRCH) {
+                let _ = kill(self.pid, signal);
+            }
+            match &self.cgroup {
+                Some(group) => group.signal_outside(signal, self.pid),
+                None => self.tree(leaders).signal_strays(signal),
+            }
+        }
+    }
+
+    fn kill(&mut self, leaders: &HashMap<Pid, AttemptKey>) {
         self.stop = Stop::Killed;
+        if let Some(group) = &self.cgroup {
+            group.kill();
+            // It is a child of ours, wherever it has moved to.
+            let _ = kill(self.pid, Signal::SIGKILL);
+        } else {
+            self.tree(leaders).end();
+        }
     }
 
-    /// KILL to what is left of the group. To be called before the leader is reaped, since until then no other
-    /// group can have its number.
-    pub(super) fn kill_group(&self) {
-        self.signal(Signal::SIGKILL);
+    /// KILL to what its leader has left behind, and a bounded wait until that is gone. To be called after the leader
+    /// has ended and before it is reaped, since until then no other group can have its number; where somebody else
+    /// has reaped it already (`exit` is unknown), only its cgroup is ended. Returns that if it could not be removed
+    /// yet.
+    pub(super) fn end_rest(&mut self, exit: Exit, leaders: &HashMap<Pid, AttemptKey>) -> Option<Group> {
+        let has_number = exit != Exit::Unknown;
+        let Some(group) = self.cgroup.take() else {
+            if has_number {
+                self.tree(leaders).end();
+            }
+            return None;
+        };
+        if has_number {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
+        (!group.end_soon()).then_some(group)
     }
 
-    fn signal(&self, signal: Signal) {
-        if killpg(self.pid, signal) == Err(Errno::ESRCH) {
-            let _ = kill(self.pid, signal);
-        }
-        if signal == Signal::SIGTERM {
-            // A stopped process would not hear it before it is continued.
-            let _ = killpg(self.pid, Signal::SIGCONT);
-        }
+    fn tree<'a>(&self, leaders: &'a HashMap<Pid, AttemptKey>) -> Tree<'a> {
+        Tree { leader: self.pid, key: self.key, leaders }
     }
 
     fn has_ended(&self) -> bool {
@@ -217,6 +247,8 @@ impl Running {
             size: self.spool.size(),
             discarded: self.spool.discarded(),
             end_ms,
+            // The server knows.
+            stop_cause: None,
         }
     }
 }
@@ -232,7 +264,7 @@ mod tests {
         spool::prepare(work.path()).unwrap();
         let key = AttemptKey { life: 1, batch: 2, task: 3, attempt: 4 };
         let (reader, mut writer) = output_pipe().unwrap();
-        let mut running = Running::new(Pid::this(), 0, reader, work.path(), key, 100);
+        let mut running = Running::new((Pid::this(), None), 0, reader, work.path(), key, 100);
         let (now, mut buffer) = (Instant::now(), [0; 16]);
         writer.write_all(b"one").unwrap();
         running.pump(&mut buffer);

@@ -33,6 +33,10 @@ pub(crate) fn from_wire(message: v1::AttachResponse) -> Result<FromCoordinator, 
             args_after: offer.args_after,
             env: offer.env.into_iter().collect(),
             log_limit: offer.log_limit,
+            // Not on the wire yet.
+            time_limit_ms: None,
+            grace_ms: crate::core::GRACE_MS,
+            stop_after_cut_off_ms: None,
         }),
         Message::Stop(stop) => {
             FromCoordinator::Stop { attempt: attempt(stop.attempt)?, grace_ms: stop.grace_ms }

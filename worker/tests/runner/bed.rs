@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use muster_worker::runner::protocol::{
-    AttemptKey, Ended, Env, FromRunner, Held, Start, ToRunner, VERSION, decode, encode,
+    AttemptKey, Ended, Env, FromRunner, Held, Start, StopCause, ToRunner, VERSION, decode, encode,
 };
 use muster_worker::runner::{RunnerOptions, ensure_running};
 use muster_worker::spool;
@@ -62,6 +62,11 @@ impl Bed {
     /// A start of a shell script, in a directory that does not exist yet.
     pub(crate) fn sh(&mut self, script: &str) -> Start {
         let attempt = self.next_key();
+        self.sh_for(attempt, script)
+    }
+
+    /// As [`Bed::sh`], for this attempt.
+    pub(crate) fn sh_for(&self, attempt: AttemptKey, script: &str) -> Start {
         Start {
             attempt,
             program: "/bin/sh".into(),
@@ -69,6 +74,9 @@ impl Bed {
             env: Env::default(),
             cwd: self.cwd().as_path().into(),
             output_limit: 64 * 1024 * 1024,
+            time_limit_ms: None,
+            grace_ms: 100,
+            stop_after_cut_off_ms: None,
         }
     }
 
@@ -131,7 +139,7 @@ impl Half {
         let (early, runner, held) = (VecDeque::new(), Pid::from_raw(0), Vec::new());
         let mut half = Self { stream, reader, early, runner, held };
         half.send(&ToRunner::Hello { version: VERSION });
-        let Some(FromRunner::Hello { version: VERSION, pid, boot_id, held }) = half.receive() else {
+        let Some(FromRunner::Hello { version: VERSION, pid, boot_id, held, .. }) = half.receive() else {
             panic!("the first message is a hello")
         };
         assert!(!boot_id.is_empty());
@@ -220,7 +228,7 @@ impl Half {
     }
 
     pub(crate) fn stop(&self, attempt: AttemptKey, grace_ms: u64) {
-        self.send(&ToRunner::Stop { attempt, grace_ms });
+        self.send(&ToRunner::Stop { attempt, grace_ms, cause: StopCause::Requested });
     }
 
     /// Expects the runner to close the connection.

@@ -124,3 +124,35 @@ fn a_daemon_is_reaped_and_does_not_disturb_its_running_task() {
     fs::write(bed.cwd().join("go"), "").unwrap();
     assert_eq!(half.ended(key).exit_code, Some(4));
 }
+
+#[test]
+fn term_reaches_a_descendant_that_left_the_group() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let script = "setsid sh -c 'trap \"echo heard\" TERM; echo $$ > stray; while :; do sleep 0.05; done' & \
+                  until [ -s stray ]; do sleep 0.01; done; trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let key = half.start(bed.sh(script));
+    half.output(key, 6);
+    half.stop(key, 3_600_000);
+    // The shell may have a word to say about its own child, which heard it too.
+    eventually("it is heard", || bed.text(key).contains("heard\n").then_some(()));
+    half.stop(key, 0);
+    assert_eq!(half.ended(key).signal, Some(libc::SIGKILL));
+    gone(number(&bed, "stray"));
+}
+
+#[test]
+fn who_cleared_its_environment_is_known_by_its_parents_and_children() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let other = half.start(bed.sh("exec sleep 600"));
+    // An orphan with the mark, in a session of its own, whose child has neither.
+    let child = "env -i /bin/sh -c \"echo \\$\\$ > stray; exec /bin/sleep 600\"";
+    let script =
+        format!("setsid sh -c 'setsid {child} & wait' & until [ -s stray ]; do sleep 0.01; done; exit 2");
+    let key = half.start(bed.sh(&script));
+    assert_eq!(half.ended(key).exit_code, Some(2));
+    gone(number(&bed, "stray"));
+    half.stop(other, 0);
+    half.ended(other);
+}

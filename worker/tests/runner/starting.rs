@@ -34,6 +34,24 @@ fn a_low_limit_of_open_files_does_not_bound_the_tasks() {
 }
 
 #[test]
+fn a_worker_whose_slots_cannot_have_their_files_says_so_and_takes_no_task() {
+    let bed = Bed::new();
+    let script = "ulimit -n 100; exec \"$0\" --coordinator=http://127.0.0.1:1 --dispatch=true --slots=64 --work-dir \"$1\"";
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_muster-worker")])
+        .arg(bed.work())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("--slots 64 needs 192 open files") && said.contains("--slots 18 or less"),
+        "{said}"
+    );
+    assert!(!bed.work().exists());
+}
+
+#[test]
 fn the_exit_code_is_reported() {
     let mut bed = Bed::new();
     let mut half = bed.half();

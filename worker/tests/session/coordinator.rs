@@ -77,6 +77,11 @@ impl Coordinator {
         session
     }
 
+    /// Whether a session waits to be taken.
+    pub(crate) fn has_session(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
     /// Waits until so much output of a task is stored.
     pub(crate) async fn stored(&self, task: u32, size: usize) -> Vec<u8> {
         let wait = async {
@@ -89,6 +94,16 @@ impl Coordinator {
             }
         };
         tokio::time::timeout(PATIENCE, wait).await.expect("output is missing")
+    }
+
+    /// The whole output of a task that has ended: what a slow machine has pushed does not ride in the result.
+    pub(crate) async fn output(&self, ended: &v1::Ended) -> Vec<u8> {
+        if ended.inline_log.is_empty() {
+            let task = ended.attempt.unwrap().task;
+            return self.stored(task, usize::try_from(ended.log_size).unwrap()).await;
+        }
+        assert_eq!(ended.inline_log.len() as u64, ended.log_size);
+        ended.inline_log.to_vec()
     }
 
     /// Forgets output from `size` on, as a coordinator does that crashed before it was on disk.
@@ -183,6 +198,18 @@ impl Session {
         assert_eq!(self.next().await, FromWorker::Leaving(v1::Leaving {}));
         let end = tokio::time::timeout(PATIENCE, self.inbound.message()).await.expect("it does not end");
         assert_eq!(end.unwrap(), None);
+    }
+}
+
+impl Session {
+    /// The session ends, and neither draining nor leaving is said before.
+    pub(crate) async fn ends_without_a_word(mut self) {
+        let wait = async {
+            while let Some(message) = self.inbound.message().await.unwrap() {
+                assert!(matches!(message.message, Some(FromWorker::Heartbeat(_))), "{message:?}");
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it does not end");
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod coordinator;
+mod runner;
 
 use std::fs;
 use std::io::Write;
@@ -15,8 +16,9 @@ use muster_proto::v1::attach_request::Message as FromWorker;
 use muster_proto::v1::attach_response::Message as ToWorker;
 use muster_proto::v1::ended::Outcome;
 use muster_proto::v1::{HeldPhase, Verdict};
-use muster_worker::runner::protocol::{ToRunner, VERSION, encode};
-use muster_worker::{Config, Error, Ready, Shutdown, runner};
+use muster_worker::runner::connect;
+use muster_worker::runner::protocol::{AttemptKey, Env, Start, ToRunner, VERSION, encode};
+use muster_worker::{Config, Error, Ready, Shutdown};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -43,7 +45,7 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        if let Ok(mut runner) = runner::connect(self.path()) {
+        if let Ok(mut runner) = connect(self.path()) {
             for message in [ToRunner::Hello { version: VERSION }, ToRunner::Shutdown { grace_ms: 0 }] {
                 let _ = runner.write_all(&encode(&message).unwrap());
             }
@@ -59,11 +61,16 @@ struct Worker {
 
 impl Worker {
     fn start(coordinator: &Coordinator, dir: &Dir) -> Self {
+        Self::start_with(coordinator, dir, |_| {})
+    }
+
+    fn start_with(coordinator: &Coordinator, dir: &Dir, set: impl FnOnce(&mut Config)) -> Self {
         let exe = PathBuf::from(env!("CARGO_BIN_EXE_muster-worker"));
         let mut config = Config::new(format!("http://{}", coordinator.address), vec!["/bin/sh".into()], exe);
         config.work_dir = Some(dir.path().to_owned());
         config.slots = 2;
         config.labels.insert("gpu".into(), "a100".into());
+        set(&mut config);
         let (ask, shutdown) = watch::channel(Shutdown::Run);
         let (sender, ready) = oneshot::channel();
         let task = tokio::spawn(muster_worker::run(config, shutdown, move |ready| {
@@ -85,6 +92,38 @@ impl Worker {
         self.task.abort();
         let _ = self.task.await;
     }
+}
+
+/// The process that started a task.
+fn runner_of(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    parent.trim().parse().unwrap()
+}
+
+/// The attempt of a task as the runner knows it.
+fn key(task: u32) -> AttemptKey {
+    let v1::Attempt { life, batch, task, attempt } = attempt(task);
+    AttemptKey { life, batch, task, attempt }
+}
+
+/// A start of a shell script, as an earlier half would have sent it.
+fn start(task: u32, dir: &Dir, script: &str) -> Start {
+    Start {
+        attempt: key(task),
+        program: "/bin/sh".into(),
+        args: vec!["-c".into(), script.into()],
+        env: Env::default(),
+        cwd: outputs(dir).as_path().into(),
+        output_limit: 1 << 20,
+        time_limit_ms: None,
+        grace_ms: 100,
+        stop_after_cut_off_ms: None,
+    }
+}
+
+fn stop(task: u32) -> ToWorker {
+    ToWorker::Stop(v1::Stop { attempt: Some(attempt(task)), grace_ms: 10_000 })
 }
 
 fn outputs(dir: &Dir) -> PathBuf {
@@ -118,14 +157,13 @@ async fn a_task_runs_from_offer_to_acknowledgement_and_the_worker_leaves() {
     let ended = session.ended(7).await;
     assert_eq!(ended.outcome, Some(Outcome::ExitCode(3)));
     assert_eq!((ended.pid, &ended.output_path), (started.pid, &started.output_path));
-    assert_eq!(ended.log_size, ended.inline_log.len() as u64);
     let pwd = outputs(&dir);
     let pwd = pwd.display();
     let expected = format!(
         "4 --output --prompt a cat\nBIZYAIR_API_KEY=secret\nBIZYAIR_DISABLE_RUNTIME_STATE=1\nMUSTER_ATTEMPT=1\n\
          MUSTER_BATCH_ID=b1\nMUSTER_OUTPUT_DIR={pwd}\nMUSTER_TASK_INDEX=7\n{pwd}\n"
     );
-    assert_eq!(String::from_utf8_lossy(&ended.inline_log), expected);
+    assert_eq!(String::from_utf8_lossy(&coordinator.output(&ended).await), expected);
     assert_eq!(fs::read_to_string(output_path).unwrap(), "picture\n");
 
     worker.ask.send_replace(Shutdown::Drain);
@@ -227,9 +265,7 @@ async fn a_task_whose_runner_dies_is_reported_and_the_worker_goes_on() {
     let mut session = coordinator.welcome().await;
     session.offer(1, "exec sleep 1000").await;
     let started = session.started(1).await;
-    let status = fs::read_to_string(format!("/proc/{}/status", started.pid)).unwrap();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-    kill(Pid::from_raw(parent.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(runner_of(started.pid)), Signal::SIGKILL).unwrap();
     assert!(matches!(session.ended(1).await.outcome, Some(Outcome::WorkerCrashed(_))));
     session.acknowledge(1).await;
     session.offer(2, "exit 0").await;

@@ -6,7 +6,7 @@ mod local;
 mod network;
 mod report;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::{
     Context,
@@ -34,7 +34,7 @@ pub struct DoctorArgs {
     /// Where a key would be looked for.
     pub key: KeyArgs,
     /// Program that `muster run` would run tasks with
-    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch")]
+    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch", value_hint = ValueHint::AnyPath)]
     pub dispatch: String,
     #[command(flatten)]
     /// How to print.

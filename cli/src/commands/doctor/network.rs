@@ -20,8 +20,9 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    client::MAX_MESSAGE_BYTES,
+    client::{MAX_MESSAGE_BYTES, with_scheme},
     error::{Error, is_lost},
+    progress::command,
 };
 
 use super::report::{Check, Report, Status};
@@ -108,7 +109,7 @@ fn address(given: &str) -> Result<(String, String, u16), Check> {
         Check::new("address", Status::Problem, format!("{given}: {detail}"))
             .fix("give --coordinator http://HOST:PORT, or set MUSTER_COORDINATOR to it")
     };
-    let full = if given.contains("://") { given.to_owned() } else { format!("http://{given}") };
+    let full = with_scheme(given);
     let uri: Uri = full.parse().map_err(|_| bad("is no address"))?;
     if uri.scheme_str() != Some("http") {
         return Err(bad("only http:// is supported"));
@@ -311,15 +312,19 @@ fn workers(workers: &[Worker], url: &str) -> Check {
     let detail = if parts.is_empty() { "no worker is known".to_owned() } else { parts.join(", ") };
     let working = first(WorkerStatus::Connected).is_some();
     if let Some(name) = first(WorkerStatus::SetAside) {
-        return Check::new(NAME, Status::Problem, detail)
-            .fix(format!("mend the program that it dispatches, then: muster resume {name}"));
+        return Check::new(NAME, Status::Problem, detail).fix(format!(
+            "mend the program that it dispatches, then: {}",
+            command(url, &format!("resume {name}"))
+        ));
     }
     if working {
         let all = parts.len() == 1;
         return Check::new(NAME, if all { Status::Ok } else { Status::Note }, detail);
     }
     let fix = match (first(WorkerStatus::Draining), first(WorkerStatus::Disconnected)) {
-        (Some(name), _) => format!("muster resume {name}, or start another: {start}"),
+        (Some(name), _) => {
+            format!("{}, or start another: {start}", command(url, &format!("resume {name}")))
+        }
         (None, Some(_)) => format!("see that its machine is up and reaches the coordinator, or: {start}"),
         (None, None) => format!("start one: {start}"),
     };

@@ -1,5 +1,5 @@
-//! Several tasks' output: without following, one task after the other (a log keeps no times by which its lines
-//! could be put between those of others), with a bounded number read ahead; with following, line by line as they
+//! Several tasks' output: without following, one task after the other (lines keep no times of their own by which
+//! they could be put between those of others), with a bounded number read ahead; with following, line by line as they
 //! come. The lines of one task are always in their order.
 
 use std::collections::{HashMap, HashSet, VecDeque};

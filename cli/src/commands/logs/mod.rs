@@ -2,12 +2,13 @@
 //!
 //! Bytes are made safe to show (see [`crate::lines`]) unless `--raw` asks for them as they are and standard output
 //! is no terminal. One task is shown as it is; several carry a prefix, and never more than a bounded number of
-//! them is read at once. A log keeps no times of its own, so `--since` is refused rather than guessed.
+//! them is read at once.
 
 pub mod files;
 pub mod format;
 mod many;
 mod one;
+mod since;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,7 @@ use crate::{
     tail::{Tail, last_lines},
 };
 use format::Style;
+use since::Since;
 
 /// Tails that are open at once, beside those that follow running tasks.
 pub const MAX_OPEN: usize = 16;
@@ -40,6 +42,7 @@ Examples:
   muster logs BATCH
   muster logs BATCH 3 --follow
   muster logs BATCH 3 7 --tail 20 --grep error
+  muster logs BATCH --since 10m --follow
   muster logs BATCH 3 --attempt 1 --raw > task-3.log
   muster logs BATCH --output-dir logs"
 )]
@@ -55,9 +58,10 @@ pub struct LogsArgs {
     /// Only the last N lines of each task (with --follow, and what comes)
     #[arg(long, env = "MUSTER_TAIL", value_name = "N", value_parser = clap::value_parser!(u64).range(..=MAX_TAIL))]
     pub tail: Option<u64>,
-    /// Refused: a log keeps no times of its own
-    #[arg(long, env = "MUSTER_SINCE", value_name = "DURATION", hide = true)]
-    pub since: Option<String>,
+    /// Only what was printed since then, about: what came in together is shown whole. So long ago (90s, 10m, 2h, 1d)
+    /// or a time (2026-11-24T10:00:00Z); with --tail, the last lines of that
+    #[arg(long, env = "MUSTER_SINCE", value_name = "DURATION|TIME")]
+    pub since: Option<Since>,
     /// Put the task's number and label before each line; auto: where there are several tasks
     #[arg(long, env = "MUSTER_PREFIX", value_enum, value_name = "WHEN", default_value_t = Prefix::Auto)]
     pub prefix: Prefix,
@@ -75,8 +79,18 @@ pub struct LogsArgs {
     #[arg(long, env = "MUSTER_RAW", value_parser = FalseyValueParser::new(), conflicts_with = "grep")]
     pub raw: bool,
     /// Save exact bytes, a file a task, in this folder instead of showing them
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["grep", "tail", "offset", "raw"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["grep", "tail", "since", "offset", "raw"])]
     pub output_dir: Option<PathBuf>,
+}
+
+impl LogsArgs {
+    /// From when on output is wanted, once that is known.
+    fn since_time(&self) -> Option<prost_types::Timestamp> {
+        let Some(Since::At(time)) = self.since else { return None };
+        // Of a time before 1970 both parts are negative; no output is as old.
+        let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond().max(0));
+        Some(prost_types::Timestamp { seconds, nanos })
+    }
 }
 
 /// When lines carry the task's number and label.
@@ -96,6 +110,9 @@ pub async fn run(mut args: LogsArgs, context: &Context) -> Result<Exit, Error> {
     let mut seen = std::collections::HashSet::new();
     args.tasks.retain(|index| seen.insert(*index));
     let client = Client::new(context)?;
+    if let Some(since) = &mut args.since {
+        *since = Since::At(since.time(&client).await?);
+    }
     if args.follow {
         let tasks: String = args.tasks.iter().map(|index| format!(" {index}")).collect();
         let again = command(&context.url, &format!("logs {}{tasks} --follow", one_line(&args.batch)));
@@ -138,12 +155,6 @@ pub async fn run(mut args: LogsArgs, context: &Context) -> Result<Exit, Error> {
 /// What cannot be asked for, before anything is asked.
 fn check(args: &LogsArgs, context: &Context) -> Result<(), Error> {
     let refuse = |text: &str| Err(Error::Usage(text.to_owned()));
-    if args.since.is_some() {
-        return refuse(
-            "a log keeps no times of its own, so --since has nothing to go by; the end of each log: --tail N \
-             (when tasks started and ended: muster status BATCH --output json)",
-        );
-    }
     if args.raw && context.io.out_is_terminal() {
         return refuse(
             "--raw is not for terminals: what a task printed could steer yours; send it to a file or a pipe, or \
@@ -210,6 +221,7 @@ impl Job {
         {
             request.offset = last_lines(client, &request, lines, self.size).await?;
         }
+        request.since = args.since_time();
         Ok(Tail::new(client, request))
     }
 

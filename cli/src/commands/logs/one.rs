@@ -3,7 +3,7 @@
 
 use crate::{
     client::Client,
-    commands::logs::{Job, LogsArgs, discarded, format::Formatter},
+    commands::logs::{Job, LogsArgs, discarded, format::Formatter, since::Since},
     error::Error,
 };
 
@@ -48,7 +48,11 @@ pub(super) async fn show(client: &Client, args: &LogsArgs, job: &Job) -> Result<
         io.write(open.draw(&rest, "").as_bytes())?;
     }
     if !anything {
-        io.say(&format!("task {} has printed nothing", job.index));
+        let since = match args.since {
+            Some(Since::At(time)) => format!(" since {time:.0}"),
+            Some(Since::Ago(_)) | None => String::new(),
+        };
+        io.say(&format!("task {} has printed nothing{since}", job.index));
     }
     Ok(())
 }

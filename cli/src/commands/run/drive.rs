@@ -37,6 +37,8 @@ pub struct Outcome {
     pub exit: Exit,
     /// The summary.
     pub summary: Vec<String>,
+    /// The first task that did not complete and has a log.
+    pub first_log: Option<i32>,
 }
 
 /// Follows the batch to its end. Each message on `interrupts` is a Ctrl-C: the first cancels the batch, further
@@ -73,7 +75,7 @@ pub async fn drive(
     if cancelled && interrupted == 0 {
         summary.push("the batch was cancelled".to_owned());
     }
-    Ok(Outcome { exit, summary })
+    Ok(Outcome { exit, summary, first_log: progress.first_log() })
 }
 
 /// Prints what happens until the batch has ended and its output is printed. With a live view, outcomes scroll by
@@ -223,12 +225,11 @@ struct Tails {
 
 impl Tails {
     fn new(client: &Client, batch_id: &str, print: &PrintSender) -> Self {
-        let terminal = client.context().io.out_is_terminal();
         Self {
             client: client.clone(),
             batch_id: batch_id.to_owned(),
             print: print.clone(),
-            colour: if terminal { Colour::Keep } else { Colour::Strip },
+            colour: client.context().io.colour(),
             attempts: HashMap::new(),
             places: Arc::new(Semaphore::new(MAX_TAILS)),
             running: JoinSet::new(),

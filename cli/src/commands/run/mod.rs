@@ -7,11 +7,12 @@ pub mod outputs;
 pub mod printer;
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use muster_proto::v1::{Batch, SubmitBatchRequest, TaskStatus};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -29,6 +30,7 @@ use crate::{
     output::{Format, print_batch},
     payload::SubmissionArgs,
     sanitize::one_line,
+    shell::quote,
 };
 use drive::{Outcome, cancel_all, drive};
 use embed::{CoordinatorOptions, Embedded, WorkerOptions};
@@ -64,7 +66,7 @@ pub struct RunArgs {
     /// The batch.
     pub submission: SubmissionArgs,
     /// Program that runs a task, split into words as a shell would (no shell runs)
-    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch")]
+    #[arg(long, env = "MUSTER_DISPATCH", value_name = "CMD", default_value = "dispatch", value_hint = ValueHint::AnyPath)]
     pub dispatch: String,
     /// How many tasks this machine runs at once [default: the cores]
     #[arg(long, env = "MUSTER_SLOTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -106,23 +108,44 @@ pub async fn run(args: RunArgs, context: &Context) -> Result<Exit, Error> {
         run_with(&args, request, &context, &mut embedded, worker, &mut folder, &mut interrupts).await;
     embedded.shutdown().await;
     // Where it is not known whether the batch was stored, the folder stays.
-    let was_refused = matches!(&outcome, Ok(_) | Err(Error::Rejected(_) | Error::NotApproved));
+    // An interrupt is an error only where an approval was asked for.
+    let was_refused =
+        matches!(&outcome, Ok(_) | Err(Error::Rejected(_) | Error::NotApproved | Error::Interrupted));
     if folder.is_new && !folder.is_used && was_refused {
         data_dir::remove_unused(&data_dir);
     }
     if let Err(Error::Embedded(_) | Error::GaveUp { .. } | Error::Unreachable { .. }) = &outcome {
-        let folder = from_here(&data_dir);
-        context
-            .io
-            .say(&format!("what was stored is kept; go on with: muster run --data-dir {folder} --resume"));
+        context.io.say(&format!("what was stored is kept; go on with: {}", resume_command(&args, &data_dir)));
     }
-    if let Ok(Exit::NotAllCompleted) = &outcome {
-        let folder = from_here(&data_dir);
+    let Ended { exit, look } = outcome?;
+    if let (Exit::NotAllCompleted, Some(look)) = (exit, look) {
+        let folder = word_from_here(&data_dir);
         context.io.say(&format!(
-            "all output is kept: muster-coordinator --data-dir {folder}, and then: muster logs BATCH TASK"
+            "all output is kept; to see it, start: muster-coordinator --data-dir {folder}; and beside it: muster {look}"
         ));
     }
-    outcome
+    Ok(exit)
+}
+
+/// How the run came out.
+struct Ended {
+    exit: Exit,
+    /// The words after `muster` that show more of what did not complete.
+    look: Option<String>,
+}
+
+impl Ended {
+    const COMPLETED: Self = Self { exit: Exit::Completed, look: None };
+}
+
+/// The command that goes on with this run.
+fn resume_command(args: &RunArgs, data_dir: &Path) -> String {
+    let mut command = format!("muster run --data-dir {} --resume", word_from_here(data_dir));
+    command.push_str(&format!(" --dispatch {}", quote(OsStr::new(&args.dispatch))));
+    if let Some(slots) = args.slots {
+        command.push_str(&format!(" --slots {slots}"));
+    }
+    command
 }
 
 /// Where the run keeps its data.
@@ -149,33 +172,33 @@ async fn run_with(
     worker: WorkerOptions,
     folder: &mut Folder,
     interrupts: &mut mpsc::Receiver<()>,
-) -> Result<Exit, Error> {
+) -> Result<Ended, Error> {
     let client = Client::new(context)?;
     let unfinished = unfinished(&client).await?;
     decide(args, &unfinished)?;
     let Some((request, provenance)) = request else {
         embedded.start_worker(worker).await?;
-        let mut exit = Exit::Completed;
+        let mut all = Ended::COMPLETED;
         for (place, batch) in unfinished.iter().enumerate() {
             let this = follow_to_end(args, &client, &batch.batch_id, embedded, interrupts).await?;
-            if this == Exit::Interrupted && exit != Exit::Interrupted {
+            if this.exit == Exit::Interrupted && all.exit != Exit::Interrupted {
                 // Those that follow run already, and are meant too.
                 for other in unfinished.iter().skip(place + 1) {
                     cancel_all(&client, &other.batch_id, false).await?;
                 }
             }
-            if exit == Exit::Completed || this == Exit::Interrupted {
-                exit = this;
+            if all.exit == Exit::Completed || this.exit == Exit::Interrupted {
+                all = this;
             }
         }
-        return Ok(exit);
+        return Ok(all);
     };
     if request.validate_only {
         let batch =
             submit_approved(&client, request, Approvals::new(&client, &provenance, Some(interrupts))).await?;
         context.io.say("the batch is valid; nothing was run");
         print_batch(&client, &batch, args.output.format()).await?;
-        return Ok(Exit::Completed);
+        return Ok(Ended::COMPLETED);
     }
     if unfinished.is_empty() {
         // Refusals come before a worker is started.
@@ -246,7 +269,7 @@ async fn follow_to_end(
     batch_id: &str,
     embedded: &mut Embedded,
     interrupts: &mut mpsc::Receiver<()>,
-) -> Result<Exit, Error> {
+) -> Result<Ended, Error> {
     let io = &client.context().io;
     let format = args.output.format();
     let printer = Printer::start(io.clone());
@@ -261,9 +284,14 @@ async fn follow_to_end(
         printed = printer.finish() => printed,
         Some(()) = interrupts.recv() => false,
     };
-    let Outcome { exit, summary } = outcome?;
+    let Outcome { exit, summary, first_log } = outcome?;
+    let look = match first_log {
+        Some(index) => format!("logs {} {index}", one_line(batch_id)),
+        None => format!("status {}", one_line(batch_id)),
+    };
+    let ended = Ended { exit, look: Some(look) };
     if !printed {
-        return Ok(exit);
+        return Ok(ended);
     }
     let (client, batch_id) = (client.clone(), batch_id.to_owned());
     // On a thread of its own, so that it is left behind where it is stuck: a thread of the runtime would hold up
@@ -274,12 +302,12 @@ async fn follow_to_end(
     tokio::select! {
         written = finishing => match written {
             // The reader went away.
-            Ok(Ok(()) | Err(Error::ClosedPipe)) => Ok(exit),
+            Ok(Ok(()) | Err(Error::ClosedPipe)) => Ok(ended),
             Ok(Err(error)) => Err(error),
             Err(error) => Err(Error::Embedded(error.to_string())),
         },
-        Some(()) = interrupts.recv() => Ok(exit),
-        () = tokio::time::sleep(LAST_WORDS), if exit == Exit::Interrupted => Ok(exit),
+        Some(()) = interrupts.recv() => Ok(ended),
+        () = tokio::time::sleep(LAST_WORDS), if exit == Exit::Interrupted => Ok(ended),
     }
 }
 
@@ -303,11 +331,19 @@ async fn finish(client: &Client, batch_id: &str, format: Format, summary: &[Stri
     Ok(())
 }
 
-/// A path as one types it in the current folder, where it lies below it.
+/// A path as one reads it in the current folder, where it lies below it.
 fn from_here(path: &Path) -> String {
+    one_line(&below_here(path).display().to_string())
+}
+
+/// The same as a word of a command line.
+fn word_from_here(path: &Path) -> String {
+    quote(below_here(path).as_os_str())
+}
+
+fn below_here(path: &Path) -> &Path {
     let here = std::env::current_dir().ok();
-    let below = here.and_then(|here| path.strip_prefix(here).ok());
-    one_line(&below.unwrap_or(path).display().to_string())
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path)
 }
 
 /// Ctrl-C and SIGTERM as messages.
@@ -357,6 +393,13 @@ mod tests {
         }
         let resume = parse(&["--data-dir", "d", "--resume"]).unwrap();
         assert!(matches!(decide(&resume, &[]), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn the_command_that_goes_on_can_be_pasted() {
+        let args = parse(&["f", "--dispatch", "./my dispatch --fast", "--slots", "2"]).unwrap();
+        let expected = "muster run --data-dir '/a run' --resume --dispatch './my dispatch --fast' --slots 2";
+        assert_eq!(resume_command(&args, Path::new("/a run")), expected);
     }
 
     #[test]

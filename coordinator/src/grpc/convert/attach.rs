@@ -7,6 +7,7 @@ use muster_proto::{AttemptId, LifeId, v1};
 use v1::{attach_request::Message as In, attach_response::Message as Out};
 
 use crate::{
+    config::MAX_LOG_LIMIT,
     core::{
         event::{Ended, FromWorker, HeldPhase, Hello, Outcome, Started, Verdict},
         model::{InstanceId, WorkerRef},
@@ -34,8 +35,6 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 4_096;
 pub(crate) const MAX_OUTPUT_PATH_BYTES: usize = 8_192;
 /// Most output that may ride in a result.
 pub(crate) const MAX_INLINE_LOG_BYTES: usize = 256 * 1_024;
-/// Most output of one attempt that is kept.
-pub(crate) const LOG_LIMIT_BYTES: u64 = 64 * 1_024 * 1_024;
 /// Heartbeats come at least so often.
 pub(crate) const HEARTBEAT_MS: u32 = 5_000;
 /// A session without a word for so long is dead.
@@ -152,8 +151,8 @@ fn ended(wire: v1::Ended) -> Result<(AttemptId, Ended, Option<Bytes>), Violation
         }
         None => return Err(Violation::new("ended.outcome", "is missing, or of a kind not known here")),
     };
-    if wire.log_size > LOG_LIMIT_BYTES {
-        let description = format!("is {}; at most {LOG_LIMIT_BYTES} bytes are kept", wire.log_size);
+    if wire.log_size > MAX_LOG_LIMIT {
+        let description = format!("is {}; at most {MAX_LOG_LIMIT} bytes are kept", wire.log_size);
         return Err(Violation::new("ended.log_size", description));
     }
     let inline = wire.inline_log.len();
@@ -218,7 +217,7 @@ fn offer_to_wire(offer: Offer) -> v1::Offer {
         output: args.output.unwrap_or_default(),
         args_after: args.after_output,
         env,
-        log_limit: LOG_LIMIT_BYTES,
+        log_limit: offer.log_limit,
         time_limit_ms: 0,
         grace_ms: 0,
         stop_after_cut_off_ms: 0,
@@ -376,11 +375,12 @@ mod tests {
     #[test]
     fn an_offer_has_the_arguments_and_the_key_in_the_environment_only() {
         let spec = TaskSpec { model: "m".into(), output: "out.png".into(), ..TaskSpec::default() };
-        let offer = Offer { attempt: id(), spec, api_key: Some(Secret::new("sk-canary".into())) };
+        let offer =
+            Offer { attempt: id(), spec, log_limit: 9, api_key: Some(Secret::new("sk-canary".into())) };
         let wire = to_worker(SessionMessage::Offer(Box::new(offer)), LIFE);
         let Some(Out::Offer(offer)) = &wire.message else { panic!("not an offer") };
         assert_eq!(offer.args_before, ["--model", "m"]);
-        assert_eq!((offer.output.as_str(), offer.log_limit), ("out.png", LOG_LIMIT_BYTES));
+        assert_eq!((offer.output.as_str(), offer.log_limit), ("out.png", 9));
         assert_eq!(offer.args_after, ["--confirm-run"]);
         assert_eq!(offer.env.get("BIZYAIR_API_KEY").map(String::as_str), Some("sk-canary"));
         assert!(!format!("{wire:?}").contains("sk-canary"));

@@ -43,6 +43,15 @@ pub(crate) fn timestamp(ms: UnixMs) -> Timestamp {
     Timestamp { seconds: ms.div_euclid(1_000), nanos }
 }
 
+/// The millisecond that a time is in; what no number holds is the first or the last.
+pub(crate) fn unix_ms(time: Timestamp) -> Result<UnixMs, &'static str> {
+    if !(0..1_000_000_000).contains(&time.nanos) {
+        return Err("is no time; its nanos are to be from 0 to 999999999");
+    }
+    let ms = time.seconds.saturating_mul(1_000);
+    Ok(ms.saturating_add(i64::from(time.nanos / 1_000_000)))
+}
+
 /// Counts are shown as int32 so that JSON has numbers; what is beyond shows as the largest.
 pub(crate) fn count(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
@@ -60,6 +69,17 @@ mod tests {
     fn times_before_1970_keep_positive_nanoseconds() {
         assert_eq!(timestamp(1_500), Timestamp { seconds: 1, nanos: 500_000_000 });
         assert_eq!(timestamp(-1), Timestamp { seconds: -1, nanos: 999_000_000 });
+    }
+
+    #[test]
+    fn times_come_back_and_what_is_none_is_refused() {
+        for ms in [1_500, -1, 0] {
+            assert_eq!(unix_ms(timestamp(ms)), Ok(ms));
+        }
+        assert_eq!(unix_ms(Timestamp { seconds: i64::MAX, nanos: 0 }), Ok(i64::MAX));
+        for nanos in [-1, 1_000_000_000] {
+            assert!(unix_ms(Timestamp { seconds: 1, nanos }).is_err());
+        }
     }
 
     #[test]

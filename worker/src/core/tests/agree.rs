@@ -33,7 +33,8 @@ struct Which {
 enum Step {
     /// What comes next, where all goes well.
     Next(Which),
-    Offer(Which, bool),
+    /// 0: its output path is not allowed; 1: it has a limit of time.
+    Offer(Which, u8),
     Stop(Which, u32),
     Acknowledge(Which),
     Dial,
@@ -45,8 +46,9 @@ enum Step {
     Stale(Which),
     Goodbye(bool),
     RunnerDown,
+    RunnerHangs(bool),
     /// A bit for each attempt that the runner might list: whether it does.
-    RunnerUp(u8),
+    RunnerUp(u8, bool),
     Started(Which),
     StartFailed(Which),
     Refused(Which),
@@ -67,7 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         || (0..4_usize, prop::bool::weighted(0.1)).prop_map(|(place, before)| Which { place, before });
     prop_oneof![
         60 => which().prop_map(Step::Next),
-        6 => (which(), prop::bool::weighted(0.2)).prop_map(|(which, bad)| Step::Offer(which, bad)),
+        6 => (which(), 0..5_u8).prop_map(|(which, how)| Step::Offer(which, how)),
         8 => (which(), 0..3_u32).prop_map(|(which, grace)| Step::Stop(which, grace * 5_000)),
         4 => which().prop_map(Step::Acknowledge),
         2 => Just(Step::Dial),
@@ -77,7 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(Step::Stale),
         1 => prop::bool::weighted(0.1).prop_map(Step::Goodbye),
         3 => Just(Step::RunnerDown),
-        4 => any::<u8>().prop_map(Step::RunnerUp),
+        4 => any::<bool>().prop_map(Step::RunnerHangs),
+        4 => (any::<u8>(), prop::bool::weighted(0.3)).prop_map(|(bits, old)| Step::RunnerUp(bits, old)),
         3 => which().prop_map(Step::Started),
         3 => which().prop_map(Step::StartFailed),
         3 => which().prop_map(Step::Refused),
@@ -197,9 +200,11 @@ impl Pair {
     fn take(&mut self, step: Step) -> Result<(), String> {
         let event = match step {
             Step::Next(which) => return self.next(self.id(which)),
-            Step::Offer(which, bad) => {
-                let path = if bad { "../x" } else { "" };
-                self.said(FromCoordinator::Offer(offer(self.id(which).task.0, path)))
+            Step::Offer(which, how) => {
+                let path = if how == 0 { "../x" } else { "" };
+                let offer = offer(self.id(which).task.0, path);
+                let time_limit_ms = (how == 1).then_some(60_000);
+                self.said(FromCoordinator::Offer(Offer { time_limit_ms, ..offer }))
             }
             Step::Stop(which, grace_ms) => {
                 self.said(FromCoordinator::Stop { attempt: self.id(which), grace_ms })
@@ -220,7 +225,12 @@ impl Pair {
                 self.said(FromCoordinator::Goodbye { reason: "so".into(), stay_away })
             }
             Step::RunnerDown => Event::RunnerDown,
-            Step::RunnerUp(bits) => hello_of_runner(self.listed(bits, |_| true)),
+            Step::RunnerHangs(true) => Event::RunnerSilent,
+            Step::RunnerHangs(false) => Event::RunnerAnswers,
+            Step::RunnerUp(bits, old) => {
+                let version = if old { protocol::OLDEST } else { protocol::VERSION };
+                hello_in(version, self.listed(bits, |_| true))
+            }
             Step::Started(which) => {
                 let attempt = to_key(self.id(which));
                 Event::Runner(FromRunner::Started { attempt, pid: 5, start_ms: 1 })
@@ -244,16 +254,14 @@ impl Pair {
             Step::Drain => Event::Drain,
             Step::StopAll => Event::Stop,
             Step::KillHalf => {
-                self.reached.insert("K1");
-                return self.restart(|_| true);
+                self.tell(Event::Leave)?;
+                return Ok(());
             }
             Step::KillRunner => {
-                self.reached.insert("K2");
                 self.tell(Event::RunnerDown)?;
                 hello_of_runner(self.listed(0xff, |_| false))
             }
             Step::KillMachine => {
-                self.reached.insert("K3");
                 return self.restart(|_| false);
             }
         };
@@ -273,9 +281,7 @@ impl Pair {
         let attempt = to_key(id);
         let event = match self.model.is(id) {
             None | Some(Is::Refused | Is::Stored) => self.said(FromCoordinator::Offer(offer(id.task.0, ""))),
-            Some(Is::Accepted(_) | Is::Starting(..)) => {
-                Event::Runner(FromRunner::Started { attempt, pid: 5, start_ms: 1 })
-            }
+            Some(Is::Starting(..)) => Event::Runner(FromRunner::Started { attempt, pid: 5, start_ms: 1 }),
             Some(Is::Refusing(_)) => Event::Runner(FromRunner::Refused { attempt }),
             Some(Is::Running | Is::Stopping(_)) => ends(id, 0, 10),
             Some(Is::Ended(_)) => self.said(FromCoordinator::Acknowledged(id)),
@@ -293,14 +299,22 @@ fn model() -> Model {
 }
 
 fn hello_of_runner(held: Vec<protocol::Held>) -> Event {
-    Event::Runner(FromRunner::Hello { version: 1, pid: 1, boot_id: "b".into(), held })
+    hello_in(protocol::VERSION, held)
+}
+
+fn hello_in(version: u32, held: Vec<protocol::Held>) -> Event {
+    let (speaks, release, boot_id) = (version, String::new(), "b".into());
+    Event::Runner(FromRunner::Hello { version, speaks, release, pid: 1, boot_id, held })
 }
 
 fn ends(id: AttemptId, how: u8, size: u64) -> Event {
     let ended = runner_ended(id.task.0, size);
     let ended = match how {
         0 | 1 => ended,
-        2 => protocol::Ended { exit_code: Some(3), stop_sent: true, discarded: 4, ..ended },
+        2 => {
+            let stop_cause = Some(protocol::StopCause::TimeLimit);
+            protocol::Ended { exit_code: Some(3), stop_sent: true, stop_cause, discarded: 4, ..ended }
+        }
         3 => protocol::Ended { exit_code: None, signal: Some(9), ..ended },
         4 => protocol::Ended { exit_code: None, lost: true, ..ended },
         _ => protocol::Ended { exit_code: None, output_failed: Some("no room".into()), ..ended },

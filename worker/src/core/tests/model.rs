@@ -10,12 +10,11 @@ use muster_proto::AttemptId;
 
 use super::super::start::{from_key, to_key};
 use super::super::*;
-use crate::runner::protocol::{self, FromRunner, Start, ToRunner};
+use crate::runner::protocol::{self, FromRunner, PINGS_SINCE, Start, StopCause, ToRunner};
 
 /// How far an attempt is, by the words of the table.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Is {
-    Accepted(Box<Start>),
     Starting(Box<Start>, Option<u32>),
     Refusing(u32),
     Running,
@@ -50,6 +49,7 @@ enum Talk {
 enum Runs {
     Unknown,
     Up,
+    Silent,
     Down,
 }
 
@@ -62,6 +62,9 @@ pub(super) struct Model {
     session: u64,
     talk: Talk,
     runner: Runs,
+    version: u32,
+    /// Offers that wait for the runner, and until when.
+    waiting: Vec<(u64, Offer)>,
     draining: bool,
     stop_by: Option<u64>,
     left: bool,
@@ -85,7 +88,7 @@ impl One {
     }
 
     fn takes_slot(&self) -> bool {
-        matches!(self.is, Is::Accepted(_) | Is::Starting(..) | Is::Running | Is::Stopping(_))
+        matches!(self.is, Is::Starting(..) | Is::Running | Is::Stopping(_))
     }
 
     /// The worker has something to do with it.
@@ -104,6 +107,8 @@ impl Model {
             session: 0,
             talk: Talk::Down,
             runner: Runs::Unknown,
+            version: 0,
+            waiting: Vec::new(),
             draining: false,
             stop_by: None,
             left: false,
@@ -133,7 +138,7 @@ impl Model {
         let mut held = Vec::new();
         for (id, one) in &self.all {
             let phase = match one.is {
-                Is::Accepted(_) | Is::Starting(..) => HeldPhase::Accepted,
+                Is::Starting(..) => HeldPhase::Accepted,
                 Is::Running | Is::Stopping(_) => HeldPhase::Running,
                 Is::Ended(_) => HeldPhase::Ended,
                 Is::Refusing(_) | Is::Refused | Is::Stored => continue,
@@ -149,8 +154,17 @@ impl Model {
         }
     }
 
+    fn is_connected(&self) -> bool {
+        matches!(self.runner, Runs::Up | Runs::Silent)
+    }
+
+    fn stop_order(&self, id: AttemptId, grace: u32) -> ToRunner {
+        let cause = if self.stop_by.is_some() { StopCause::WorkerStopped } else { StopCause::Requested };
+        ToRunner::Stop { attempt: to_key(id), grace_ms: grace.into(), cause }
+    }
+
     fn order(&mut self, message: ToRunner) {
-        if self.runner == Runs::Up {
+        if self.is_connected() {
             self.out.push(Effect::Runner(message));
         }
     }
@@ -169,11 +183,15 @@ impl Model {
         self.now = now.ms;
         match event {
             Event::RunnerDown => {
-                if self.runner == Runs::Up {
+                if self.is_connected() {
                     self.runner = Runs::Down;
                     self.goes_away();
                 }
             }
+            Event::RunnerSilent if self.runner == Runs::Up => self.runner = Runs::Silent,
+            Event::RunnerAnswers if self.runner == Runs::Silent => self.runner = Runs::Up,
+            Event::RunnerSilent | Event::RunnerAnswers => {}
+            Event::Leave => self.exit(Exit::Left),
             Event::Runner(message) => self.hears_runner(message),
             Event::Dialed(_) if self.runner == Runs::Unknown => {
                 self.out.push(Effect::CloseSession("what the runner holds is not known yet"));
@@ -214,8 +232,10 @@ impl Model {
             }
             Event::Tick => {}
         }
-        self.time_passes();
-        self.leave();
+        if !self.left {
+            self.time_passes();
+            self.leave();
+        }
     }
 
     fn goes_away(&mut self) {
@@ -241,6 +261,7 @@ impl Model {
                 }
             }
         }
+        self.settle_waiting();
         // The longest waiting first.
         let mut due: Vec<_> = self.all.iter().filter_map(|(id, one)| Some((one.give_at?, *id))).collect();
         due.retain(|(at, _)| *at <= now);
@@ -250,13 +271,36 @@ impl Model {
         }
     }
 
+    fn settle_waiting(&mut self) {
+        for (until, offer) in std::mem::take(&mut self.waiting) {
+            let id = offer.attempt;
+            if !self.is_up() {
+                self.at("D38");
+            } else if self.draining {
+                self.at("D36");
+                self.tell(ToCoordinator::Returned(id));
+            } else if self.runner == Runs::Up {
+                self.at("D35");
+                self.offered(&offer);
+            } else if until <= self.now {
+                self.at("D36");
+                self.tell(ToCoordinator::Returned(id));
+            } else {
+                self.waiting.push((until, offer));
+            }
+        }
+    }
+
     fn leave(&mut self) {
-        if self.left || !self.draining {
+        if !self.draining {
             return;
         }
         let here = self.here().len();
         if self.runner != Runs::Unknown && here == 0 && !matches!(self.talk, Talk::Greeting { .. }) {
             self.tell(ToCoordinator::Leaving);
+            self.out.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
+            self.exit(Exit::Done);
+        } else if self.stop_by.is_some_and(|by| by <= self.now) && self.runner != Runs::Unknown && here == 0 {
             self.out.push(Effect::Runner(ToRunner::ShutdownWhenIdle));
             self.exit(Exit::Done);
         } else if self.stop_by.is_some_and(|by| by <= self.now) {
@@ -293,6 +337,14 @@ impl Model {
             _ if !up => self.close("the coordinator did not begin with a welcome"),
             FromCoordinator::Heartbeat => {}
             FromCoordinator::Offer(offer) => self.offered(offer),
+            FromCoordinator::Stop { attempt, .. }
+                if self.waiting.iter().any(|(_, o)| o.attempt == *attempt) =>
+            {
+                self.at("D37");
+                self.waiting.retain(|(_, offer)| offer.attempt != *attempt);
+                self.all.insert(*attempt, One::new(Is::Refused));
+                self.tell(ToCoordinator::Returned(*attempt));
+            }
             FromCoordinator::Stop { attempt, grace_ms } => self.stop(*attempt, *grace_ms),
             FromCoordinator::Acknowledged(id) => {
                 if matches!(self.is(*id), Some(Is::Ended(_))) {
@@ -364,7 +416,7 @@ impl Model {
     fn offered(&mut self, offer: &Offer) {
         let id = offer.attempt;
         match self.is(id).cloned() {
-            Some(Is::Accepted(_) | Is::Starting(..) | Is::Running | Is::Stopping(_)) => {
+            Some(Is::Starting(..) | Is::Running | Is::Stopping(_)) => {
                 self.at("D5");
                 self.tell(ToCoordinator::Accepted(id));
                 return self.report(id);
@@ -381,8 +433,17 @@ impl Model {
             Some(Is::Stored) => return self.at("D9"),
             None => {}
         }
+        if !self.draining && self.runner != Runs::Up {
+            self.at("D2");
+            if !self.waiting.iter().any(|(_, waiting)| waiting.attempt == id) {
+                self.waiting.push((self.now + PARK_MS, offer.clone()));
+            }
+            return;
+        }
+        let limited = offer.time_limit_ms.or(offer.stop_after_cut_off_ms).is_some();
+        let unknown = limited && self.version < PINGS_SINCE;
         let taken = self.all.values().filter(|one| one.takes_slot()).count();
-        if self.draining || taken >= self.slots {
+        if self.draining || unknown || taken >= self.slots {
             self.at("D3");
             return self.tell(ToCoordinator::Returned(id));
         }
@@ -393,30 +454,19 @@ impl Model {
                 self.end(id, Outcome::OutputRefused(refused.0), 77, |_| {});
             }
             Ok(launch) => {
-                self.at(if self.runner == Runs::Up { "D1" } else { "D2" });
-                let one = One { path: launch.output_path, ..One::new(Is::Accepted(Box::new(launch.start))) };
-                self.all.insert(id, one);
-                self.start(id);
+                self.at("D1");
+                let is = Is::Starting(Box::new(launch.start.clone()), None);
+                self.all.insert(id, One { path: launch.output_path, ..One::new(is) });
+                self.order(ToRunner::Start(launch.start));
             }
         }
     }
 
-    fn start(&mut self, id: AttemptId) {
-        if self.runner != Runs::Up {
-            return;
-        }
-        let Some(one) = self.all.get_mut(&id) else { return };
-        if let Is::Accepted(start) = one.is.clone() {
-            one.is = Is::Starting(start.clone(), None);
-            self.order(ToRunner::Start(*start));
-        }
-    }
-
     fn stop(&mut self, id: AttemptId, grace: u32) {
-        let message = ToRunner::Stop { attempt: to_key(id), grace_ms: grace.into() };
+        let message = self.stop_order(id, grace);
         let is = self.is(id).cloned();
         match &is {
-            None | Some(Is::Accepted(_)) => {
+            None => {
                 self.at("D10");
                 self.refuse(id, grace);
             }
@@ -473,7 +523,7 @@ impl Model {
         if one.given.is_some() {
             self.out.push(Effect::StopPushing(id));
         }
-        if self.runner == Runs::Up {
+        if self.is_connected() {
             self.order(ToRunner::Forget { attempt: to_key(id) });
         } else {
             self.owed.insert(id);
@@ -520,6 +570,7 @@ impl Model {
             attempt: id,
             outcome,
             stop_sent: false,
+            stop_cause: None,
             log_size: 0,
             log_discarded: 0,
             output_failed: String::new(),
@@ -562,7 +613,11 @@ impl Model {
 
     fn hears_runner(&mut self, message: &FromRunner) {
         match message {
-            FromRunner::Hello { held, .. } => self.runner_is_back(held),
+            FromRunner::Pong => {}
+            FromRunner::Hello { version, held, .. } => {
+                self.version = *version;
+                self.runner_is_back(held);
+            }
             FromRunner::Started { attempt, pid, .. } => {
                 if let Some(id) = from_key(*attempt) {
                     self.started(id, *pid);
@@ -572,7 +627,7 @@ impl Model {
                 let Some(id) = from_key(*attempt) else { return };
                 let (errno, message, for_task) = (*errno, message.clone(), *for_task);
                 match self.is(id) {
-                    Some(Is::Accepted(_) | Is::Starting(..)) => {
+                    Some(Is::Starting(..)) => {
                         self.at("D24");
                         self.end(id, Outcome::LaunchFailed { errno, message, for_task }, 77, |_| {});
                     }
@@ -585,7 +640,7 @@ impl Model {
             }
             FromRunner::Refused { attempt } => {
                 let Some(id) = from_key(*attempt) else { return };
-                if let Some(Is::Accepted(_) | Is::Starting(..) | Is::Refusing(_)) = self.is(id) {
+                if let Some(Is::Starting(..) | Is::Refusing(_)) = self.is(id) {
                     self.at("D25");
                     self.give_back(id);
                 }
@@ -610,7 +665,7 @@ impl Model {
                 self.all.insert(id, One::new(Is::Running));
                 Is::Running
             }
-            Some(Is::Accepted(_) | Is::Starting(_, None)) => {
+            Some(Is::Starting(_, None)) => {
                 self.at("D21");
                 Is::Running
             }
@@ -623,7 +678,7 @@ impl Model {
                 let grace = *grace;
                 self.at("D22");
                 self.all.insert(id, One::new(Is::Refusing(grace)));
-                self.order(ToRunner::Stop { attempt: to_key(id), grace_ms: grace.into() });
+                self.order(self.stop_order(id, grace));
                 Is::Stopping(grace)
             }
             Some(Is::Running | Is::Stopping(_) | Is::Ended(_)) => return,
@@ -672,7 +727,7 @@ impl Model {
         };
         self.at("D27");
         self.end(id, outcome, ended.end_ms, |report| {
-            report.stop_sent = ended.stop_sent;
+            (report.stop_sent, report.stop_cause) = (ended.stop_sent, ended.stop_cause);
             report.log_size = ended.size;
             report.log_discarded = ended.discarded;
             report.output_failed = ended.output_failed.clone().unwrap_or_default();
@@ -707,10 +762,9 @@ impl Model {
     fn compare_with_runner(&mut self, id: AttemptId, listed: bool) {
         let Some(one) = self.all.get(&id).cloned() else { return };
         match one.is {
-            Is::Accepted(start) | Is::Starting(start, None) => {
+            Is::Starting(start, None) => {
                 self.at("D31");
-                self.now_is(id, Is::Accepted(start));
-                self.start(id);
+                self.order(ToRunner::Start(*start));
             }
             Is::Starting(_, Some(grace)) => {
                 self.at("D32");
@@ -722,7 +776,7 @@ impl Model {
             }
             Is::Stopping(grace) if listed => {
                 self.at("D33");
-                self.order(ToRunner::Stop { attempt: to_key(id), grace_ms: grace.into() });
+                self.order(self.stop_order(id, grace));
             }
             Is::Running | Is::Stopping(_) if !listed => {
                 self.at("D30");

@@ -19,6 +19,7 @@ enum Step {
     RunnerReads,
     RunnerAnswers,
     RunnerRestarts,
+    RunnerHangs(bool),
     TaskEnds(u32),
     TaskPrints(u32, u64),
     Unreadable(u32, u64),
@@ -40,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         30 => Just(Step::RunnerReads),
         30 => Just(Step::RunnerAnswers),
         6 => Just(Step::RunnerRestarts),
+        4 => any::<bool>().prop_map(Step::RunnerHangs),
         12 => task.clone().prop_map(Step::TaskEnds),
         8 => (task.clone(), 0..200_000_u64).prop_map(|(task, bytes)| Step::TaskPrints(task, bytes)),
         1 => (task, 0..9_u64).prop_map(|(task, from)| Step::Unreadable(task, from)),
@@ -98,7 +100,11 @@ impl World {
             ToRunner::Forget { attempt } => {
                 self.ended.remove(&from_key(attempt).unwrap());
             }
-            ToRunner::Hello { .. } | ToRunner::Shutdown { .. } | ToRunner::ShutdownWhenIdle => {}
+            ToRunner::Hello { .. }
+            | ToRunner::Shutdown { .. }
+            | ToRunner::ShutdownWhenIdle
+            | ToRunner::Ping
+            | ToRunner::InSession => {}
         }
     }
 
@@ -210,6 +216,8 @@ proptest! {
                     effects.extend(script.runner_hello(world.listed()));
                     effects
                 }
+                Step::RunnerHangs(true) => script.event(Event::RunnerSilent),
+                Step::RunnerHangs(false) => script.event(Event::RunnerAnswers),
                 Step::TaskEnds(task) => { world.end(id(task)); continue }
                 Step::TaskPrints(task, bytes) => {
                     let Some(size) = world.running.get_mut(&id(task)) else { continue };

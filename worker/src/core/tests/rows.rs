@@ -7,11 +7,11 @@ use super::*;
 
 const PAGE: &str = include_str!("../../../../docs/protocol.md");
 
-/// The ids of the rows about the worker: D of the half, K of what is killed.
+/// The ids of the rows about the worker.
 pub(super) fn documented() -> BTreeSet<String> {
     let cells = PAGE.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
     let ours = |id: &&str| {
-        let number = id.strip_prefix(['D', 'K']);
+        let number = id.strip_prefix('D');
         number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
     cells.map(|(id, _)| id).filter(ours).map(str::to_owned).collect()
@@ -32,7 +32,6 @@ fn every_row_is_walked() {
 /// How far attempt 1 is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
-    Accepted,
     Starting,
     ToBeStopped,
     Refusing,
@@ -43,21 +42,18 @@ enum At {
     Stored,
 }
 
-use At::{Accepted, Ended, Refused, Refusing, Running, Starting, Stopping, Stored, ToBeStopped};
+use At::{Ended, Refused, Refusing, Running, Starting, Stopping, Stored, ToBeStopped};
 
-/// A worker that is welcome, its attempt 1 that far. The runner is away where it is accepted only.
+/// A worker that is welcome, its attempt 1 that far.
 fn at(how_far: At) -> Script {
     let mut script = Script::new();
-    if how_far == Accepted {
-        script.event(Event::RunnerDown);
-    }
     if matches!(how_far, Refusing | Refused) {
         script.stop(1, 3_000);
     } else {
         script.offer(1);
     }
     match how_far {
-        Accepted | Starting | Refusing => {}
+        Starting | Refusing => {}
         ToBeStopped => drop(script.stop(1, 3_000)),
         Refused => drop(script.refused(1)),
         Running => drop(script.started(1, 40)),
@@ -111,10 +107,47 @@ fn d1() {
 }
 
 fn d2() {
+    for away in [Event::RunnerDown, Event::RunnerSilent] {
+        let script = waiting(away);
+        assert_eq!(phase(&script), []);
+    }
+}
+
+/// Attempt 1 is offered, and waits for the runner.
+fn waiting(away: Event) -> Script {
     let mut script = Script::new();
-    script.event(Event::RunnerDown);
-    assert_eq!(script.offer(1), [accepted(1)]);
-    assert_eq!(phase(&script), held(&[(1, HeldPhase::Accepted)]));
+    script.event(away);
+    assert_eq!(script.offer(1), []);
+    script
+}
+
+fn d35() {
+    assert_eq!(waiting(Event::RunnerDown).runner_hello(Vec::new()), [accepted(1), start(1)]);
+    assert_eq!(waiting(Event::RunnerSilent).event(Event::RunnerAnswers), [accepted(1), start(1)]);
+}
+
+fn d36() {
+    let mut script = waiting(Event::RunnerDown);
+    script.ms = PARK_MS - 1;
+    assert_eq!(script.event(Event::Tick), []);
+    script.ms = PARK_MS;
+    assert_eq!(script.event(Event::Tick), [returned(1)]);
+    let drains = waiting(Event::RunnerDown).event(Event::Drain);
+    assert_eq!(drains[..2], [Effect::Send(ToCoordinator::Draining), returned(1)]);
+}
+
+fn d37() {
+    let mut script = waiting(Event::RunnerSilent);
+    assert_eq!(script.stop(1, 0), [returned(1)]);
+    assert_eq!(script.event(Event::RunnerAnswers), []);
+    assert_eq!(script.offer(1), [returned(1)], "and never will be");
+}
+
+fn d38() {
+    let mut script = waiting(Event::RunnerDown);
+    script.event(Event::SessionEnded(script.session));
+    assert_eq!(script.dial(), [hello(&[])]);
+    assert_eq!(script.runner_hello(Vec::new()), []);
 }
 
 fn d3() {
@@ -126,6 +159,10 @@ fn d3() {
     script.event(Event::Drain);
     assert_eq!(script.offer(3), [returned(3)]);
     assert_eq!(phase(&script), held(&[(1, HeldPhase::Running)]));
+    let mut script = Script::new();
+    script.runner_hello_in(protocol::OLDEST, Vec::new());
+    let limited = Offer { time_limit_ms: Some(60_000), ..offer(1, "") };
+    assert_eq!(script.say(FromCoordinator::Offer(limited)), [returned(1)]);
 }
 
 fn d4() {
@@ -138,7 +175,7 @@ fn d4() {
 }
 
 fn d5() {
-    for how_far in [Accepted, Starting, ToBeStopped] {
+    for how_far in [Starting, ToBeStopped] {
         assert_eq!(at(how_far).offer(1), [accepted(1)]);
     }
     for how_far in [Running, Stopping] {
@@ -164,10 +201,6 @@ fn d9() {
 
 fn d10() {
     assert_eq!(Script::new().stop(1, 3_000), [refuse(1)]);
-    let mut script = at(Accepted);
-    assert_eq!(script.stop(1, 3_000), [], "the runner is away");
-    assert_eq!(phase(&script), []);
-    assert_eq!(script.runner_hello(Vec::new()), [refuse(1)]);
 }
 
 fn d11() {
@@ -203,7 +236,7 @@ fn d14() {
 }
 
 fn d15() {
-    for how_far in [Accepted, Starting, ToBeStopped, Refusing, Running, Stopping, Refused, Stored] {
+    for how_far in [Starting, ToBeStopped, Refusing, Running, Stopping, Refused, Stored] {
         let mut script = at(how_far);
         let before = phase(&script);
         assert_eq!(script.acknowledge(1), []);
@@ -225,8 +258,6 @@ fn d16() {
 fn d17() {
     let effects = greeting(Running).welcome(&[(1, Verdict::Stop, 0)]);
     assert_eq!(effects, [Effect::Welcomed, sent_start(1, 40), stop(1, GRACE_MS.into())]);
-    let effects = greeting(Accepted).welcome(&[(1, Verdict::Stop, 0)]);
-    assert_eq!(effects, [Effect::Welcomed], "and is refused, when the runner is back");
     let effects = greeting(Ended).welcome(&[(1, Verdict::Stop, 0)]);
     assert_eq!(effects, [Effect::Welcomed, sent_end(1, 40, 10, true)]);
 }
@@ -250,7 +281,7 @@ fn d20() {
 }
 
 fn d21() {
-    for how_far in [Accepted, Starting, ToBeStopped] {
+    for how_far in [Starting, ToBeStopped] {
         let mut script = at(how_far);
         assert_eq!(script.started(1, 40), [sent_start(1, 40)]);
         assert_eq!(phase(&script), held(&[(1, HeldPhase::Running)]));
@@ -273,7 +304,7 @@ fn d23() {
 }
 
 fn d24() {
-    for how_far in [Accepted, Starting, ToBeStopped] {
+    for how_far in [Starting, ToBeStopped] {
         let outcome = Outcome::LaunchFailed { errno: 2, message: "no such file".into(), for_task: false };
         let report = Report { outcome, ..report(1, 0, 0) };
         assert_eq!(start_failed(&mut at(how_far)), [sent(report)]);
@@ -281,7 +312,7 @@ fn d24() {
 }
 
 fn d25() {
-    for how_far in [Accepted, Starting, ToBeStopped, Refusing] {
+    for how_far in [Starting, ToBeStopped, Refusing] {
         let mut script = at(how_far);
         assert_eq!(script.refused(1), [returned(1)]);
         assert_eq!(script.offer(1), [returned(1)], "and never will be");
@@ -293,7 +324,7 @@ fn d26() {
 }
 
 fn d27() {
-    for how_far in [Accepted, Starting, ToBeStopped] {
+    for how_far in [Starting, ToBeStopped] {
         assert_eq!(at(how_far).ended(1, 0), [sent_end(1, 0, 0, false)]);
     }
     for how_far in [Running, Stopping] {
@@ -333,7 +364,6 @@ fn d30() {
 }
 
 fn d31() {
-    assert_eq!(at(Accepted).runner_hello(Vec::new()), [start(1)]);
     assert_eq!(back(&mut at(Starting), Vec::new()), [start(1)]);
 }
 
@@ -367,7 +397,8 @@ fn anew(held: Vec<protocol::Held>) -> Script {
     script
 }
 
-fn k1() {
+#[test]
+fn what_ran_while_the_half_was_away_is_listed() {
     let mut script = anew(vec![listed(1), protocol::Held::Ended(runner_ended(2, 0))]);
     assert_eq!(script.dial(), [hello(&[(1, HeldPhase::Running), (2, HeldPhase::Ended)])]);
     let pathless = |report: Report| Report { output_path: String::new(), ..report };
@@ -390,11 +421,13 @@ fn crashed(pid: i32) -> Report {
     Report { outcome, ..report(1, pid, 0) }
 }
 
-fn k2() {
+#[test]
+fn what_ran_under_a_runner_that_died_has_crashed() {
     assert_eq!(back(&mut at(Running), vec![lost()]), [sent(crashed(40))]);
 }
 
-fn k3() {
+#[test]
+fn what_ran_before_the_machine_restarted_has_crashed() {
     // Of what its journal knows; what it does not know is not in the hello, which comes from another boot.
     let mut script = anew(vec![lost()]);
     assert_eq!(script.dial(), [hello(&[(1, HeldPhase::Ended)])]);
@@ -438,7 +471,8 @@ const SCRIPTS: &[(&str, fn())] = &[
     ("D32", d32),
     ("D33", d33),
     ("D34", d34),
-    ("K1", k1),
-    ("K2", k2),
-    ("K3", k3),
+    ("D35", d35),
+    ("D36", d36),
+    ("D37", d37),
+    ("D38", d38),
 ];
