@@ -171,7 +171,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..5u32, 1..4u32, any::<bool>(), prop::bool::weighted(0.1), call())
             .prop_map(|(tasks, limit, key, again, call)| Step::Submit { tasks, limit, key, again, call }),
-        3 => (0..5u8, 0..32u8, any::<bool>(), call())
+        7 => (0..5u8, 0..32u8, any::<bool>(), call())
             .prop_map(|(batch, tasks, now, call)| Step::Cancel { batch, tasks: tasks & 0x13, now, call }),
         3 => (0..5u8, 0..32u8, any::<bool>(), call())
             .prop_map(|(batch, tasks, key, call)| Step::Retry { batch, tasks: tasks & 0x11, key, call }),
@@ -181,7 +181,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         9 => hello(),
         50 => (own.clone(), which(), said(), prop::bool::weighted(0.03))
             .prop_map(|(worker, which, said, stale)| Step::Says { worker, which, said, stale }),
-        8 => (own.clone(), boot(1), any::<u16>())
+        8 => (own.clone(), boot(1), prop_oneof![Just(0u16), any::<u16>()])
             .prop_map(|(worker, boot, lists)| Step::Turn { worker, boot, lists }),
         9 => (own.clone(), which(), 0..4u8)
             .prop_map(|(worker, which, bytes)| Step::Store { worker, which, bytes }),
@@ -255,7 +255,10 @@ impl Pair {
                         Event::Worker(SessionId(session), self.words(number, which, said))
                     }
                     (_, true) => Event::Worker(SessionId(1), self.words(number, which, said)),
-                    (None, false) => self.hello_of(reply, &Step::usual_hello(number, Boot::Same, 0)),
+                    (None, false) => {
+                        let boot = if matches!(which, Which::Own(3)) { Boot::Another } else { Boot::Same };
+                        self.hello_of(reply, &Step::usual_hello(number, boot, 0))
+                    }
                 }
             }
             Step::Turn { worker: number, boot, lists } => {
