@@ -181,7 +181,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         9 => hello(),
         50 => (own.clone(), which(), said(), prop::bool::weighted(0.03))
             .prop_map(|(worker, which, said, stale)| Step::Says { worker, which, said, stale }),
-        8 => (own.clone(), boot(1), prop_oneof![Just(0u16), any::<u16>()])
+        14 => (own.clone(), boot(1), prop_oneof![Just(0u16), any::<u16>()])
             .prop_map(|(worker, boot, lists)| Step::Turn { worker, boot, lists }),
         9 => (own.clone(), which(), 0..4u8)
             .prop_map(|(worker, which, bytes)| Step::Store { worker, which, bytes }),
