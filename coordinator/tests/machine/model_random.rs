@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Without a word of anyone: what a debug build does in seconds.
-const SEQUENCES: u64 = 1_000;
+const SEQUENCES: u64 = 1_500;
 /// Sequences that come out of one seed.
 const A_SEED: u64 = 250;
 /// Each step is one event.

@@ -135,7 +135,7 @@ fn said() -> impl Strategy<Value = Said> {
         10 => Just(Said::Accepted),
         6 => (1..3u8).prop_map(Said::Started),
         3 => Just(Said::Returned),
-        14 => (prop_oneof![3 => 0..12u8, 1 => Just(9u8)], any::<bool>(), 0..3u8, prop::bool::weighted(0.1))
+        14 => (prop_oneof![3 => 0..12u8, 1 => Just(9u8)], any::<bool>(), 0..3u8, prop::bool::weighted(0.3))
             .prop_map(|(how, stop_sent, log_size, no_room)| Said::Ended { how, stop_sent, log_size, no_room }),
         1 => Just(Said::Draining),
         1 => Just(Said::Leaving),

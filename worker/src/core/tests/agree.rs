@@ -36,6 +36,8 @@ enum Step {
     Next(Which),
     /// 0: its output path is not allowed; 1: it has a limit of time.
     Offer(Which, u8),
+    /// While the runner does not answer for so long.
+    OfferMeanwhile(Which, u64),
     Stop(Which, u32),
     Acknowledge(Which),
     Dial,
@@ -71,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         60 => which().prop_map(Step::Next),
         6 => (which(), 0..5_u8).prop_map(|(which, how)| Step::Offer(which, how)),
+        4 => (which(), 3_000..5_000_u64).prop_map(|(which, ms)| Step::OfferMeanwhile(which, ms)),
         8 => (which(), 0..3_u32).prop_map(|(which, grace)| Step::Stop(which, grace * 5_000)),
         4 => which().prop_map(Step::Acknowledge),
         2 => Just(Step::Dial),
@@ -206,6 +209,12 @@ impl Pair {
                 let offer = offer(self.id(which).task.0, path);
                 let time_limit_ms = (how == 1).then_some(60_000);
                 self.said(FromCoordinator::Offer(Offer { time_limit_ms, ..offer }))
+            }
+            Step::OfferMeanwhile(which, ms) => {
+                self.tell(Event::RunnerSilent)?;
+                self.tell(self.said(FromCoordinator::Offer(offer(self.id(which).task.0, ""))))?;
+                self.script.ms += ms;
+                Event::Tick
             }
             Step::Stop(which, grace_ms) => {
                 self.said(FromCoordinator::Stop { attempt: self.id(which), grace_ms })

@@ -278,7 +278,7 @@ impl Model {
                 self.at("D38");
             } else if self.draining {
                 self.at("D36");
-                self.tell(ToCoordinator::Returned(id));
+                self.offered(&offer);
             } else if self.runner == Runs::Up {
                 self.at("D35");
                 self.offered(&offer);
