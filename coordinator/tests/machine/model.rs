@@ -388,7 +388,6 @@ impl Model {
         for batch in self.batches.values_mut().filter(|batch| batch.ended.is_none()) {
             batch.on_hold |= hold;
             for task in &mut batch.tasks {
-                task.excluded.clear();
                 let Some(attempt) = task.attempts.last_mut().filter(|attempt| !attempt.over) else {
                     continue;
                 };

@@ -108,8 +108,12 @@ fn machine_and_model_agree_after_every_event_and_reach_every_row() {
         }
     });
     let reached = reached.into_inner().unwrap_or_else(|broken| broken.into_inner());
-    let missing: Vec<_> =
-        model_rows::documented().into_iter().filter(|row| !reached.contains_key(row.as_str())).collect();
+    let missing: Vec<_> = model_rows::documented()
+        .into_iter()
+        .filter(|row| {
+            !model_rows::NOT_MODELLED.contains(&row.as_str()) && !reached.contains_key(row.as_str())
+        })
+        .collect();
     assert!(missing.is_empty(), "rows that no sequence reached: {missing:?} (seeds {first} and on)");
     let unknown: Vec<_> =
         reached.keys().filter(|row| !model_rows::documented().contains(&(**row).to_owned())).collect();

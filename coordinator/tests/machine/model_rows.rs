@@ -4,15 +4,18 @@
 
 use std::collections::BTreeSet;
 
-use muster_coordinator::core::{event::*, model::*};
+use muster_coordinator::core::{event::*, model::*, options::*};
 use muster_proto::AttemptId;
 
-use crate::{model::Out, world::*};
+use crate::{model::Out, model_workers::TERMS, world::*};
 
 /// Tables with two columns of outcomes, told apart as `a` and `b`.
 const TWO_COLUMNS: [&str; 3] = ["H", "P", "S"];
 /// Tables about the worker.
 const WORKERS: [&str; 1] = ["D"];
+
+/// Rows that are walked by scripts only: options of batches, and attempts of another life.
+pub(crate) const NOT_MODELLED: [&str; 8] = ["L1", "L2", "L3", "T10", "T11", "T12", "T13", "T14"];
 
 const PAGES: [&str; 2] =
     [include_str!("../../../docs/protocol.md"), include_str!("../../../docs/lifecycle.md")];
@@ -61,7 +64,7 @@ fn every_row_has_an_id_of_its_own() {
     let distinct: BTreeSet<_> = ids.iter().collect();
     assert_eq!(ids.len(), distinct.len(), "an id is there twice: {ids:?}");
     for id in &ids {
-        assert!(["A", "D", "H", "N", "P", "S", "T"].contains(&letter(id)), "{id}: nobody walks it");
+        assert!(["A", "D", "H", "L", "N", "P", "S", "T"].contains(&letter(id)), "{id}: nobody walks it");
     }
     // What follows is about processes.
     let (tables, _) = PAGES[0].split_once("## The runner").expect("a section about the runner");
@@ -139,7 +142,7 @@ fn refused(session: u64, refused: Refused) -> Vec<Out> {
 }
 
 fn offer(session: u64, id: AttemptId) -> Out {
-    Out::Send(session, ToWorker::Offer(id))
+    Out::Send(session, ToWorker::Offer(id, TERMS))
 }
 
 fn stop(session: u64) -> Out {
@@ -597,6 +600,64 @@ fn t9() {
     }
 }
 
+fn another_life(phase: HeldPhase, verdict: Verdict) {
+    let mut world = World::new();
+    world.submit(1, 1, 1);
+    let id = AttemptId { life: muster_proto::LifeId(LIFE.0 + 1), ..ID() };
+    let hello = hello(1, 0, &[(id, phase)]);
+    let welcome = Out::Send(1, ToWorker::Welcome(vec![(id, verdict)]));
+    assert_eq!(outs(&world.connect(1, hello)), [attached(), welcome]);
+    is(&world, Is::Queued, None);
+}
+
+/// The one task of a batch with these options runs.
+fn with(options: BatchOptions) -> World {
+    let mut world = World::new();
+    world.connect(1, hello(1, 1, &[]));
+    world.submit_with(1, 1, 1, options);
+    world.says(1, FromWorker::Started(ID(), Started { pid: 7, output_path: "/o".into() }));
+    world
+}
+
+fn t10() {
+    let mut world = World::new();
+    world.submit_with(1, 1, 1, BatchOptions { queue_time_limit_ms: Some(60_000), ..Default::default() });
+    assert_eq!(outs(&world.pass(60_000)), []);
+    is(&world, Is::Failed, Some(FailureReason::QueueTimedOut));
+}
+
+fn t11() {
+    let mut world = World::new();
+    world.connect(1, hello(1, 1, &[]));
+    world.submit_with(1, 2, 1, BatchOptions { max_failures: Some(1), ..Default::default() });
+    assert_eq!(outs(&world.says(1, FromWorker::Ended(ID(), exited(3)))), [acknowledged(1)]);
+    assert_eq!(world.task(1, 2).status, Is::Cancelled);
+}
+
+fn stopped(cause: StopCause, failure: FailureReason) {
+    let mut world = with(BatchOptions::default());
+    let end = Ended { stop_sent: true, stop_cause: Some(cause), ..*ended(Outcome::Signalled(15)) };
+    assert_eq!(outs(&world.says(1, FromWorker::Ended(ID(), Box::new(end)))), [acknowledged(1)]);
+    is(&world, Is::Failed, Some(failure));
+}
+
+fn t13() {
+    stopped(StopCause::CutOff, FailureReason::WorkerCrashed);
+    stopped(StopCause::WorkerStopped, FailureReason::WorkerCrashed);
+}
+
+fn t14() {
+    let on = [RetryOn::ExitCode].into();
+    let retry = Some(RetryPolicy { max_attempts: 2, on, backoff_ms: 10_000, max_backoff_ms: 10_000 });
+    let mut world = with(BatchOptions { retry, ..Default::default() });
+    assert_eq!(outs(&world.says(1, FromWorker::Ended(ID(), exited(3)))), [acknowledged(1)]);
+    // Its row tells why it waits.
+    is(&world, Is::Queued, Some(FailureReason::ExitCode));
+    assert_eq!(world.store.attempts[&ID()].failure, Some(FailureReason::ExitCode));
+    assert_eq!(outs(&world.pass(9_999)), []);
+    assert_eq!(outs(&world.pass(1)), [offer(1, attempt(1, 1, 2))]);
+}
+
 const SCRIPTS: &[(&str, fn())] = &[
     ("H1a", || h1("boot")),
     ("H1b", || h1(other_boot())),
@@ -612,6 +673,9 @@ const SCRIPTS: &[(&str, fn())] = &[
     ("H6b", || given_up_by(other_boot(), Runs)),
     ("H7a", || h7("boot")),
     ("H7b", || h7(other_boot())),
+    ("L1", || another_life(Held::Accepted, Verdict::Stop)),
+    ("L2", || another_life(Held::Running, Verdict::GoOn)),
+    ("L3", || another_life(Held::Ended, Verdict::Report)),
     ("N1", n1),
     ("N2", n2),
     ("N3", n3),
@@ -669,4 +733,9 @@ const SCRIPTS: &[(&str, fn())] = &[
     ("T7", p6b),
     ("T8", a10),
     ("T9", t9),
+    ("T10", t10),
+    ("T11", t11),
+    ("T12", || stopped(StopCause::TimeLimit, FailureReason::TimedOut)),
+    ("T13", t13),
+    ("T14", t14),
 ];

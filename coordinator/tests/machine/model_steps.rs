@@ -319,6 +319,7 @@ impl Pair {
     }
 
     fn words(&self, worker: u8, which: Which, said: Said) -> FromWorker {
+        let which = own_life(which);
         let Some(id) = self.attempt(worker, which) else { return FromWorker::Heartbeat(Vec::new()) };
         match said {
             Said::Heartbeat => FromWorker::Heartbeat(Vec::new()),
@@ -362,7 +363,8 @@ impl Pair {
             }
         });
         let mut held: Vec<_> = held.collect();
-        if let Some((id, phase)) = past.and_then(|(which, phase)| Some((self.attempt(number, which)?, phase)))
+        if let Some((id, phase)) =
+            past.and_then(|(which, phase)| Some((self.attempt(number, own_life(which))?, phase)))
         {
             let phase = [HeldPhase::Accepted, HeldPhase::Running, HeldPhase::Ended][usize::from(phase % 3)];
             held.retain(|(other, _)| *other != id);
@@ -420,10 +422,16 @@ fn result(how: u8, stop_sent: bool, log_size: u8, no_room: bool) -> Ended {
             _ => Outcome::OutputRefused("outside".into()),
         },
         stop_sent,
+        stop_cause: None,
         log_size: if ran { log_size.into() } else { 0 },
         log_discarded: 0,
         output_failed: (ran && no_room).then(|| "no room".into()),
         output_path: if how % 2 == 0 { "/out".into() } else { String::new() },
         pid: if ran { 7 } else { 0 },
     }
+}
+
+/// What is said of attempts of another life is left to scripts.
+fn own_life(which: Which) -> Which {
+    if let Which::OtherLife(n) = which { Which::Any(n) } else { which }
 }

@@ -13,6 +13,9 @@ use crate::{
 
 const GRACE_MS: u32 = 10_000;
 
+/// Of a batch without options.
+pub(crate) const TERMS: Terms = Terms { time_limit_ms: None, grace_ms: 10_000, stop_after_cut_off_ms: None };
+
 impl Model {
     pub(crate) fn hello(&mut self, session: u64, hello: &Hello) {
         if let Some(refused) = self.refuses(hello).or_else(|| self.contends(hello)) {
@@ -555,7 +558,7 @@ impl Model {
         });
         let offered = id_of(id, index, task.attempts.len());
         self.touch_task(offered);
-        self.send(session, ToWorker::Offer(offered));
+        self.send(session, ToWorker::Offer(offered, TERMS));
         true
     }
 }
