@@ -42,7 +42,7 @@ pub(crate) struct Attempt {
     pub(crate) ran: bool,
 }
 
-/// How a task ended; its row in all that is not for people.
+/// A task with all its runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     /// Number 1 first.

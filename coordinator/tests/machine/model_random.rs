@@ -115,8 +115,7 @@ fn machine_and_model_agree_after_every_event_and_reach_every_row() {
         })
         .collect();
     assert!(missing.is_empty(), "rows that no sequence reached: {missing:?} (seeds {first} and on)");
-    let unknown: Vec<_> =
-        reached.keys().filter(|row| !model_rows::documented().contains(&(**row).to_owned())).collect();
+    let unknown: Vec<_> = reached.keys().filter(|row| !model_rows::documented().contains(**row)).collect();
     assert!(unknown.is_empty(), "rows that no table has: {unknown:?}");
     let rarest = reached.iter().min_by_key(|(_, times)| **times);
     eprintln!("{sequences} sequences from seed {first}; the rarest row: {rarest:?}");

@@ -426,7 +426,7 @@ fn result(how: u8, stop_sent: bool, log_size: u8, no_room: bool) -> Ended {
         log_size: if ran { log_size.into() } else { 0 },
         log_discarded: 0,
         output_failed: (ran && no_room).then(|| "no room".into()),
-        output_path: if how % 2 == 0 { "/out".into() } else { String::new() },
+        output_path: if how.is_multiple_of(2) { "/out".into() } else { String::new() },
         pid: if ran { 7 } else { 0 },
     }
 }

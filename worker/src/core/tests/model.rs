@@ -315,10 +315,10 @@ impl Model {
     }
 
     fn say_draining(&mut self) {
-        if let Talk::Up { told, .. } = &mut self.talk {
-            if !std::mem::replace(told, true) {
-                self.out.push(Effect::Send(ToCoordinator::Draining));
-            }
+        if let Talk::Up { told, .. } = &mut self.talk
+            && !std::mem::replace(told, true)
+        {
+            self.out.push(Effect::Send(ToCoordinator::Draining));
         }
     }
 
