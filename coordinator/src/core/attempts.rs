@@ -181,6 +181,10 @@ impl Machine {
             };
             return self.on_late(turn, late.session, &instance, id, late.ended, &facts);
         }
+        if id.life != self.life {
+            // Another attempt's output, though the numbers are those of one of ours.
+            return;
+        }
         let Some(live) = self.batches.get_mut(&id.batch) else { return };
         let Some(active) = live.active_mut(id.task, id.attempt) else { return };
         active.log_stored = active.log_stored.max(offset);
@@ -377,6 +381,13 @@ impl Machine {
             return;
         }
         let (exit_code, signal) = outcome::code_and_signal(&ended.outcome);
+        if row.is_some_and(|row| {
+            (exit_code, signal, ended.log_size, ended.log_discarded)
+                == (row.exit_code, row.signal, row.log_bytes, row.log_discarded)
+        }) {
+            // Some ends have no exit code even where they were reported in time: this is the same once more.
+            return turn.send(session, ToWorker::Acknowledged(id));
+        }
         turn.change(Change::Attempt(AttemptRow {
             id,
             worker,

@@ -224,6 +224,8 @@ impl Machine {
             Link::Lost { since_mono_ms } => {
                 if now >= since_mono_ms + self.config.forget_after_ms {
                     self.fleet.forget(instance);
+                    // An operator may have steered it since it was lost, which stored it again.
+                    turn.change(Change::ForgetWorker(instance.clone()));
                 }
             }
         }

@@ -151,6 +151,13 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, event: Event) -> Vec<Output> {
+        let outputs = self.turn(event);
+        self.check();
+        outputs
+    }
+
+    /// As `send`, with what must hold afterwards left to the caller to check.
+    pub(crate) fn turn(&mut self, event: Event) -> Vec<Output> {
         let needs = self.machine.needs(&event);
         let mut facts = Facts::default();
         for id in needs.batches {
@@ -173,7 +180,6 @@ impl World {
         for change in effects.changes {
             self.store.apply(change);
         }
-        self.check();
         effects.outputs
     }
 

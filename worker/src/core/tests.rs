@@ -1,6 +1,9 @@
 //! The dispatcher as scripts: event in, exact effects out. Notes are left out: nothing depends on them.
 
+mod agree;
+mod model;
 mod property;
+mod rows;
 
 use std::collections::BTreeMap;
 
