@@ -145,6 +145,11 @@ impl Cluster {
         timeout(READY_WITHIN, child.wait()).await.expect("the coordinator ends").expect("its status")
     }
 
+    /// Sends the coordinator a signal.
+    pub fn signal_coordinator(&self, signal: Signal) {
+        signal_child(self.coordinator.as_ref().expect("the coordinator runs"), signal);
+    }
+
     /// Whether the coordinator's process still runs.
     pub fn coordinator_runs(&mut self) -> bool {
         self.coordinator.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
