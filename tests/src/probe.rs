@@ -52,9 +52,9 @@ pub fn stream(pieces: u32) -> Vec<u8> {
     (0..pieces).flat_map(stream_piece).collect()
 }
 
-/// How many pieces an attempt's `stream` wrote, once it has ended.
-pub fn streamed(dir: &Path, batch: &str, task: i32, attempt: i32) -> Option<u32> {
-    let path = dir.join(stamp_stem(batch, task, attempt)).with_extension("pieces");
+/// How many pieces the `stream` of a run wrote, once it has ended.
+pub fn streamed(dir: &Path, run: &Run) -> Option<u32> {
+    let path = dir.join(stamp_stem(&run.batch, run.task, run.attempt)).with_extension("pieces");
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

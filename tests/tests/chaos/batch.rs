@@ -9,7 +9,7 @@ use muster_proto::v1::{
 };
 use muster_tests::{
     Cluster, WatchLog, eventually, is_away,
-    probe::{flood, run_of, stream, streamed},
+    probe::{Run, flood, stream, streamed},
     read_log, wait_for,
 };
 use tonic::transport::Channel;
@@ -65,10 +65,11 @@ fn script(task: i32) -> String {
     }
 }
 
-fn expected_log(cluster: &Cluster, batch_id: &str, task: i32) -> Vec<u8> {
+fn expected_log(cluster: &Cluster, run: &Run) -> Vec<u8> {
+    let task = run.task;
     match kind(task) {
         Kind::Stream(_) => {
-            let pieces = streamed(&cluster.probe_dir(), batch_id, task, 1).expect("the stream ended");
+            let pieces = streamed(&cluster.probe_dir(), run).expect("the stream ended");
             [stream(pieces), format!("end of {task}\n").into_bytes()].concat()
         }
         Kind::Short => format!("short {task}\n").into_bytes(),
@@ -88,7 +89,6 @@ fn assert_end(task: &Task) {
         _ => (TaskStatus::Completed, none, Some(0), 0),
     };
     assert_eq!(end, expected, "{task:?}");
-    assert_eq!(task.attempt, 1, "{task:?}");
     assert!(task.late_results.is_empty(), "{task:?}");
 }
 
@@ -109,10 +109,11 @@ impl Traffic {
     /// Waits until the coordinator stores new output of this blow's stream.
     pub(crate) async fn moves(&mut self, cluster: &Cluster, blow: i32) {
         wait_for(&cluster.probe_dir().join(format!("up-{blow}"))).await;
+        let attempt = self.run(cluster, blow).attempt;
         let before = self.stored.get(&blow).copied().unwrap_or(0);
         let (client, batch_id, task) = (cluster.batches(), self.batch_id.clone(), blow * 3 + 1);
         let now = eventually("output moves", LATER, || async {
-            stored_from(client.clone(), &batch_id, task, before).await.filter(|now| *now > before)
+            stored_from(client.clone(), &batch_id, (task, attempt), before).await.filter(|now| *now > before)
         })
         .await;
         self.stored.insert(blow, now);
@@ -120,13 +121,16 @@ impl Traffic {
 
     /// The blow falls now: its stream must be in the middle of its output.
     pub(crate) fn struck(&mut self, cluster: &Cluster, blow: i32) {
-        let own = run_of(&cluster.probe_dir(), &self.batch_id, blow * 3 + 1, 1).expect("it has started");
-        let gate = cluster.probe_dir().join(format!("gate-{blow}")).exists();
-        assert!(own.end_ns.is_none() || gate, "a blow without traffic: {own:?}");
-        let mine = |run: &&muster_tests::probe::Run| run.batch == self.batch_id && run.end_ns.is_none();
-        let running = cluster.runs().iter().filter(mine).count();
-        assert!(running > 0, "a blow into the void: blow {blow}");
-        self.running.push(running);
+        let own = self.run(cluster, blow);
+        assert!(own.end_ns.is_none(), "a blow without traffic: {own:?}");
+        let running = |run: &&Run| run.batch == self.batch_id && run.end_ns.is_none();
+        self.running.push(cluster.runs().iter().filter(running).count());
+    }
+
+    /// The one run of a blow's stream. An attempt that was handed out and never started has a number as well.
+    fn run(&self, cluster: &Cluster, blow: i32) -> Run {
+        let own = |run: &Run| run.batch == self.batch_id && run.task == blow * 3 + 1;
+        cluster.runs().into_iter().find(own).expect("it has started")
     }
 }
 
@@ -134,13 +138,13 @@ impl Traffic {
 async fn stored_from(
     mut client: BatchServiceClient<Channel>,
     batch_id: &str,
-    task: i32,
+    (task, attempt): (i32, i32),
     offset: i64,
 ) -> Option<i64> {
     let request = TailLogsRequest {
         batch_id: batch_id.into(),
         task_index: task,
-        attempt: 1,
+        attempt,
         offset,
         raw: true,
         ..Default::default()
@@ -163,17 +167,18 @@ pub(crate) async fn assert_whole(cluster: &Cluster, watch: &mut WatchLog) {
     assert_eq!(end.scheduler_status(), SchedulerStatus::Completed);
     assert_eq!(watch.tasks.len(), TASKS as usize);
     let listed = list_tasks(cluster.batches(), &watch.batch_id).await;
-    for (task, watched) in listed.iter().zip(watch.tasks.values()) {
+    let runs: Vec<Run> = cluster.runs().into_iter().filter(|run| run.batch == watch.batch_id).collect();
+    assert_eq!(runs.len(), TASKS as usize, "every task was started, and once");
+    for ((task, watched), run) in listed.iter().zip(watch.tasks.values()).zip(&runs) {
         assert_end(task);
+        assert_eq!((task.index, task.attempt), (run.task, run.attempt), "what has run is what counts");
         assert_eq!(task.revision, watched.revision, "the watch missed a change: {task:?} {watched:?}");
         assert_eq!((task.status, task.exit_code), (watched.status, watched.exit_code));
-        let expected = expected_log(cluster, &watch.batch_id, task.index);
-        let log = read_log(cluster, &watch.batch_id, task.index, 1, LATER).await;
+        let expected = expected_log(cluster, run);
+        let log = read_log(cluster, &watch.batch_id, task.index, 0, LATER).await;
         assert!(log == expected, "the log of task {}: {}", task.index, first_difference(&log, &expected));
         assert_eq!(task.log_bytes as usize, log.len(), "{task:?}");
     }
-    let starts = cluster.runs().iter().filter(|run| run.batch == watch.batch_id).count();
-    assert_eq!(starts, TASKS as usize, "every task was started, and once");
 }
 
 fn first_difference(log: &[u8], expected: &[u8]) -> String {
@@ -200,7 +205,7 @@ pub(crate) async fn list_tasks(mut client: BatchServiceClient<Channel>, batch_id
     }
 }
 
-/// Removes nothing and fails if a program of the test is left: called when every task has ended.
+/// Fails if a program of the test is left; called when every task has ended.
 pub(crate) fn assert_nothing_left(cluster: &Cluster) {
     for run in cluster.runs() {
         assert!(!Path::new(&format!("/proc/{}/fd", run.pid)).exists(), "a program is left: {run:?}");

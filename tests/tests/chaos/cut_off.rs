@@ -99,7 +99,7 @@ async fn a_worker_cut_off_for_too_long_is_given_up_and_its_late_results_change_n
     let shown = muster(&cluster, &["status", id, "1"]).await;
     assert!(shown.contains("late result") && shown.contains("attempt 1: exit code 5"), "{shown}");
     let shown = muster(&cluster, &["status", id, "3"]).await;
-    assert!(shown.contains("worker_crashed") && shown.contains("attempt 1: exit code 0"), "{shown}");
+    assert!(shown.contains("its worker was lost") && shown.contains("attempt 1: exit code 0"), "{shown}");
     for (task, attempt, log) in
         [(1, 1, "a\nb\n"), (1, 2, "a\nb\n"), (2, 1, "a\n"), (2, 2, "a\nb\n"), (3, 1, "a\nb\n")]
     {

@@ -2,7 +2,7 @@
 //! that the connection is dead, or a result comes again.
 
 use muster_proto::v1::{
-    Accepted, AttachRequest, Attempt, Ended, Hello, Offer, Started, TaskStatus, attach_request,
+    Accepted, Acknowledged, AttachRequest, Ended, Hello, Offer, Started, TaskStatus, attach_request,
     attach_response, ended::Outcome,
 };
 use muster_tests::{
@@ -165,33 +165,30 @@ async fn a_result_that_comes_again_with_another_outcome_changes_nothing() {
     say(attach_request::Message::Hello(hello)).await;
     let stream = cluster.worker_service().attach(ReceiverStream::new(requests)).await.expect("a welcome");
     let mut stream = stream.into_inner();
-    let mut acknowledged = 0;
-    let mut attempt: Option<Attempt> = None;
-    while acknowledged < 3 {
+    let ended = |attempt, code| {
+        attach_request::Message::Ended(Ended {
+            attempt,
+            outcome: Some(Outcome::ExitCode(code)),
+            log_size: 10,
+            inline_log: b"said once\n".to_vec().into(),
+            ..Default::default()
+        })
+    };
+    let mut again = [0, 5].into_iter();
+    loop {
         let message = tokio::time::timeout(SOON, stream.message()).await.expect("an answer");
         match message.unwrap().expect("a message").message.expect("a message of ours") {
-            attach_response::Message::Offer(Offer { attempt: offered, .. }) => {
-                assert!(attempt.is_none(), "offered twice");
-                attempt = offered;
+            attach_response::Message::Offer(Offer { attempt, .. }) => {
                 say(attach_request::Message::Accepted(Accepted { attempt })).await;
-                let output_path = "anywhere".into();
-                say(attach_request::Message::Started(Started { attempt, pid: 77, output_path })).await;
-                for code in [4, 0, 4] {
-                    let inline_log = b"said once\n".to_vec().into();
-                    let ended = Ended {
-                        attempt,
-                        outcome: Some(Outcome::ExitCode(code)),
-                        log_size: 10,
-                        inline_log,
-                        ..Default::default()
-                    };
-                    say(attach_request::Message::Ended(ended)).await;
-                }
+                let started = Started { attempt, pid: 77, output_path: "anywhere".into() };
+                say(attach_request::Message::Started(started)).await;
+                say(ended(attempt, 4)).await;
             }
-            attach_response::Message::Acknowledged(acknowledge) => {
-                assert_eq!(acknowledge.attempt, attempt);
-                acknowledged += 1;
-            }
+            // Acknowledged each time, so that a worker does not keep it for ever.
+            attach_response::Message::Acknowledged(Acknowledged { attempt }) => match again.next() {
+                Some(code) => say(ended(attempt, code)).await,
+                None => break,
+            },
             _ => {}
         }
     }
