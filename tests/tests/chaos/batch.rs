@@ -1,7 +1,7 @@
 //! The batch that is run under blows: sixty tasks of every kind, and what each must have come to. Every third task
 //! writes until a gate opens that the test opens around one of its blows, so that output moves at each of them.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use muster_proto::v1::{
     FailureReason, ListTasksRequest, SchedulerStatus, TailLogsRequest, Task, TaskStatus,
@@ -95,28 +95,22 @@ fn assert_end(task: &Task) {
 /// What the test has seen of its batch before each blow.
 pub(crate) struct Traffic {
     batch_id: String,
-    /// The bytes that were stored of each stream when it was last looked at.
-    stored: BTreeMap<i32, i64>,
     /// Running tasks at each blow, by the programs' own records.
     pub(crate) running: Vec<usize>,
 }
 
 impl Traffic {
     pub(crate) fn new(batch_id: &str) -> Self {
-        Self { batch_id: batch_id.into(), stored: BTreeMap::new(), running: Vec::new() }
+        Self { batch_id: batch_id.into(), running: Vec::new() }
     }
 
-    /// Waits until the coordinator stores new output of this blow's stream.
-    pub(crate) async fn moves(&mut self, cluster: &Cluster, blow: i32) {
+    /// Waits until the coordinator stores new output of this blow's stream: more than it has when this is called.
+    pub(crate) async fn moves(&self, cluster: &Cluster, blow: i32) {
         wait_for(&cluster.probe_dir().join(format!("up-{blow}"))).await;
-        let attempt = self.run(cluster, blow).attempt;
-        let before = self.stored.get(&blow).copied().unwrap_or(0);
-        let (client, batch_id, task) = (cluster.batches(), self.batch_id.clone(), blow * 3 + 1);
-        let now = eventually("output moves", LATER, || async {
-            stored_from(client.clone(), &batch_id, (task, attempt), before).await.filter(|now| *now > before)
-        })
-        .await;
-        self.stored.insert(blow, now);
+        let task = (blow * 3 + 1, self.run(cluster, blow).attempt);
+        let look = async |from| stored_from(cluster.batches(), &self.batch_id, task, from).await;
+        let had = eventually("the coordinator answers", LATER, || look(0)).await;
+        eventually("output moves", LATER, || async { look(had).await.filter(|now| *now > had) }).await;
     }
 
     /// The blow falls now: its stream must be in the middle of its output.
