@@ -5,7 +5,7 @@
 //! seed makes the same choices, but the machine's own timing is not in its hand. No blow counts unless there
 //! was traffic: a test waits for output to move before it strikes, and fails if nothing ran when it did.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod batch;
 mod coordinator_killed;
