@@ -99,6 +99,8 @@ pub enum Command {
     Cancel(commands::cancel::CancelArgs),
     /// Run failed or cancelled tasks again
     Retry(commands::retry::RetryArgs),
+    /// Let a batch go on that a restored backup has put on hold
+    Release(commands::release::ReleaseArgs),
     /// List batches, newest first
     List(commands::list::ListArgs),
     /// List workers
@@ -187,6 +189,7 @@ impl Command {
             Self::Watch(args) => args.output,
             Self::Cancel(args) => args.output,
             Self::Retry(args) => args.output,
+            Self::Release(args) => args.output,
             Self::List(args) => args.output,
             Self::Workers(args) => args.output,
             Self::Drain(args) => args.output,

@@ -18,6 +18,7 @@ pub mod io;
 pub mod key;
 pub mod lines;
 pub mod live;
+pub mod options;
 pub mod output;
 pub mod pager;
 pub mod payload;

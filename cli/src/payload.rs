@@ -14,6 +14,7 @@ use crate::{
     input::{Payload, SourceArgs, origin::Origin, snippet::Style},
     io::Io,
     key::KeyArgs,
+    options::OptionArgs,
 };
 
 /// What tasks inherit.
@@ -119,6 +120,9 @@ pub struct SubmissionArgs {
     /// The batch.
     pub batch: BatchArgs,
     #[command(flatten)]
+    /// How it is carried out.
+    pub options: OptionArgs,
+    #[command(flatten)]
     /// Approvals.
     pub approvals: ApprovalArgs,
     #[command(flatten)]
@@ -145,7 +149,7 @@ impl SubmissionArgs {
             validate_only: self.validate_only,
             api_key,
             cards_markdown,
-            options: None,
+            options: self.options.get()?,
         };
         Ok((request, provenance))
     }

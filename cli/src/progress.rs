@@ -141,7 +141,10 @@ impl Progress {
             }
         }
         if batch.scheduler_status() == SchedulerStatus::Failed {
-            text.push_str("; the batch could not be carried on");
+            text.push_str("; the batch was given up");
+            if !batch.status_message.is_empty() {
+                text.push_str(&format!(" ({})", one_line(&batch.status_message)));
+            }
         }
         let mut lines = vec![text];
         for (index, failure) in self.failures.iter().take(MAX_NAMED) {
@@ -184,16 +187,28 @@ pub fn headline(batch: &Batch) -> String {
     };
     let tasks =
         if batch.task_count == 1 { "1 task".to_owned() } else { format!("{} tasks", batch.task_count) };
-    format!(
+    let mut text = format!(
         "{name}: {tasks}, at most {} at once, {}",
         batch.effective_concurrency,
         scheduler_word(batch.scheduler_status())
-    )
+    );
+    // That of a batch on hold names its command, which has a line of its own.
+    if !batch.status_message.is_empty() && !batch.on_hold {
+        text.push_str(&format!(" ({})", one_line(&batch.status_message)));
+    }
+    text
 }
 
-/// What to say where nothing will start because no worker is there.
+/// What to say where nothing will start: the batch is on hold, or no worker is there.
 pub fn no_worker_hint(batch: &Batch, url: &str) -> Option<String> {
     let queued = batch.counts.is_some_and(|counts| counts.queued > 0);
+    if batch.on_hold {
+        return Some(format!(
+            "the batch is on hold: it comes from a copy of the data, and its queued tasks may have run since that \
+             was taken; let them run with: {}",
+            command(url, &format!("release {}", one_line(&batch.batch_id)))
+        ));
+    }
     let waits = batch.available_workers == 0 && queued && !has_ended(batch.scheduler_status());
     waits.then(|| {
         format!(

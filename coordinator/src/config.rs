@@ -10,7 +10,7 @@ use clap::{ArgAction, Parser, ValueEnum, builder::FalseyValueParser, value_parse
 
 use muster_proto::BatchId;
 
-use crate::core::policy::SystemLimits;
+use crate::core::{policy::SystemLimits, retention::Retention};
 
 /// Where a coordinator listens when nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
@@ -18,6 +18,9 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7070";
 pub const DEFAULT_CONTRACT_BASE_URL: &str = "https://api.bizyair.cn";
 /// How long what was found is good for when nothing is said.
 pub const DEFAULT_CONTRACT_CACHE_TTL: Duration = Duration::from_secs(300);
+
+/// With less than this free on the disk no new work is taken, when nothing is said: 256 MiB.
+pub const DEFAULT_MIN_FREE_BYTES: u64 = 256 << 20;
 
 /// How long a worker may be away before its tasks are given up, when nothing is said: 1 h.
 pub const DEFAULT_LOST_AFTER: Duration = Duration::from_secs(3_600);
@@ -56,6 +59,10 @@ pub struct Config {
     pub contract_base_url: String,
     /// How long what was found about a model is good for; zero looks it up each time.
     pub contract_cache_ttl: Duration,
+    /// What of ended batches is kept.
+    pub retention: Retention,
+    /// With less than so many bytes free on the disk of the data no new work is taken; 0: it always is.
+    pub min_free_bytes: u64,
     /// How long a worker may be away before its tasks are given up.
     pub lost_after: Duration,
     /// How much of an attempt's output is kept, in bytes; what is past it is thrown away and counted.
@@ -78,6 +85,8 @@ impl Config {
             secrets_key_file: None,
             contract_base_url: DEFAULT_CONTRACT_BASE_URL.to_owned(),
             contract_cache_ttl: DEFAULT_CONTRACT_CACHE_TTL,
+            retention: Retention::default(),
+            min_free_bytes: DEFAULT_MIN_FREE_BYTES,
             lost_after: DEFAULT_LOST_AFTER,
             log_limit: DEFAULT_LOG_LIMIT,
             first_batch: None,
@@ -120,7 +129,13 @@ pub enum LogFormat {
 /// Exit codes: 0 after SIGTERM or SIGINT; 1 when it cannot start; 2 for a command line that cannot be read; 74
 /// when the disk failed and nothing more may be acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "muster-coordinator", version)]
+#[command(
+    name = "muster-coordinator",
+    version,
+    after_help = "Other uses:
+  muster-coordinator check --data-dir DIR          look whether data is whole
+  muster-coordinator backup --data-dir DIR DEST    copy data while the coordinator runs"
+)]
 pub struct Args {
     /// Address to listen on; port 0 picks a free one.
     #[arg(long, env = "MUSTER_LISTEN", value_name = "HOST:PORT", default_value = DEFAULT_LISTEN,
@@ -177,6 +192,23 @@ pub struct Args {
     #[arg(long, env = "MUSTER_SECRETS_KEY_FILE", value_name = "FILE")]
     pub secrets_key_file: Option<PathBuf>,
 
+    /// Remove batches that ended longer ago than so many days [default: keep everything]
+    #[arg(long, env = "MUSTER_RETAIN_DAYS", value_name = "N")]
+    pub retain_days: Option<u32>,
+
+    /// Of ended batches keep so many, those that ended last [default: keep everything]
+    #[arg(long, env = "MUSTER_RETAIN_BATCHES", value_name = "N")]
+    pub retain_batches: Option<u64>,
+
+    /// Of ended batches keep about so many bytes, output included, such as 20GiB [default: keep everything]
+    #[arg(long, env = "MUSTER_RETAIN_BYTES", value_name = "BYTES", value_parser = bytes)]
+    pub retain_bytes: Option<u64>,
+
+    /// With less than this free on the disk no new work is taken; 0: it always is.
+    #[arg(long, env = "MUSTER_MIN_FREE_BYTES", value_name = "BYTES", default_value = "256MiB",
+        value_parser = bytes)]
+    pub min_free_bytes: u64,
+
     /// How log lines are written to standard error.
     #[arg(long, env = "MUSTER_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -202,11 +234,60 @@ impl Args {
             secrets_key_file: self.secrets_key_file.clone(),
             contract_base_url: self.contract_base_url.clone(),
             contract_cache_ttl: Duration::from_secs(self.contract_cache_ttl),
+            retention: Retention {
+                days: self.retain_days,
+                batches: self.retain_batches,
+                bytes: self.retain_bytes,
+            },
+            min_free_bytes: self.min_free_bytes,
             lost_after: Duration::from_secs(self.lost_after),
             log_limit: self.log_limit,
             first_batch: None,
         }
     }
+}
+
+/// What is done to data beside running a coordinator on it.
+#[derive(Debug, Parser)]
+#[command(name = "muster-coordinator", version)]
+pub enum Tool {
+    /// Look whether a data directory that no coordinator uses is whole: exit code 0, or 1 and what is wrong with it.
+    Check {
+        /// The directory.
+        #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+    },
+    /// Copy a data directory, whether or not a coordinator uses it; a coordinator that is started on the copy begins a
+    /// new life, with unfinished batches on hold. The key file is not copied. Exit code 0: it is whole and on the
+    /// disk; 1: refused; 74: reading or writing failed.
+    Backup {
+        /// The directory.
+        #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Where to: a directory that is empty, or not there.
+        dest: PathBuf,
+    },
+}
+
+impl Tool {
+    /// The first words that say that a tool is wanted, and not a start.
+    pub const NAMES: [&str; 2] = ["check", "backup"];
+}
+
+/// A number of bytes, with or without a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" | "K" => 10,
+        "MiB" | "M" => 20,
+        "GiB" | "G" => 30,
+        "TiB" | "T" => 40,
+        _ => return Err("a unit is one of KiB, MiB, GiB, TiB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "is no number of bytes, such as 512MiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "is more than there can be".to_owned())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -227,6 +308,10 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+        Tool::command().debug_assert();
+        let names: Vec<_> =
+            Tool::command().get_subcommands().map(|tool| tool.get_name().to_owned()).collect();
+        assert_eq!(names, Tool::NAMES);
     }
 
     #[test]
@@ -236,6 +321,20 @@ mod tests {
         assert_eq!((config.system.max_concurrency, config.system.max_tasks), (5, 10));
         assert!(!config.insecure);
         assert_eq!(config.key_file(), PathBuf::from("/data.key"));
+    }
+
+    #[test]
+    fn everything_is_kept_unless_told_otherwise() {
+        let config = args(&[]).unwrap().config();
+        assert!(config.retention.keeps_all());
+        assert_eq!(config.min_free_bytes, DEFAULT_MIN_FREE_BYTES);
+        let config =
+            args(&["--retain-bytes", "20GiB", "--retain-days=7", "--min-free-bytes=0"]).unwrap().config();
+        assert_eq!((config.retention.bytes, config.retention.days), (Some(20 << 30), Some(7)));
+        assert_eq!(config.min_free_bytes, 0);
+        for bad in ["20GB", "GiB", "", "-1", "99999999TiB", "1.5GiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -6,13 +6,14 @@ use muster_proto::{AttemptId, BatchId};
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, spawn_blocking},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    core::{catalog, machine},
+    core::{catalog, machine, retention::Retention},
+    disk::Disk,
     engine::{self, LogOffsets, Unseal, handle::Handle},
     grpc::{
         self, Edge, Health, accept,
@@ -23,16 +24,20 @@ use crate::{
     prefill::{self, Models},
     secrets::{Keyring, KeyringError, Secret},
     store::{self, Reader, sqlite::SqliteStore},
+    upkeep::Upkeep,
     watch::Hub,
 };
 
 /// Exit code of a process whose coordinator stopped because it could no longer store what it acknowledges.
 pub const EXIT_STORAGE_FAILED: u8 = 74;
 
-/// How long peers may take to end their connections at a stop, and the engine its last group.
+/// How long a stop may take in all: the engine's last group, what peers take to end their connections, and the
+/// output that is queued.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Of that, what is left to the output at least. It is written again by the workers where that is not enough.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
 /// Folder of the logs in the data directory.
-const LOGS_DIR: &str = "logs";
+pub(crate) const LOGS_DIR: &str = "logs";
 
 /// Why a coordinator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +139,9 @@ struct Opened {
     catalog: catalog::Catalog,
     policy: PolicyFile,
     models: Models,
+    disk: Disk,
+    retention: Retention,
+    data_dir: PathBuf,
     first_batch: Option<BatchId>,
     lost_after_ms: u64,
     log_limit: u64,
@@ -180,6 +188,12 @@ fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
         system_max_tasks = config.system.max_tasks,
         "limits in force"
     );
+    if !config.retention.keeps_all() {
+        tracing::info!(ended_batches_kept = config.retention.in_words(), "retention");
+        // What a crash has left of batches that were removed.
+        let there = reader.batch_ids()?;
+        logs.retain(|batch| there.contains(&batch))?;
+    }
     Ok(Opened {
         store,
         reader: Arc::new(reader),
@@ -188,6 +202,9 @@ fn open(config: Config, engine: Handle) -> Result<Opened, StartError> {
         catalog,
         policy,
         models,
+        disk: Disk::new(config.data_dir.clone(), config.min_free_bytes),
+        retention: config.retention,
+        data_dir: config.data_dir,
         first_batch: config.first_batch,
         lost_after_ms: u64::try_from(config.lost_after.as_millis()).unwrap_or(u64::MAX),
         log_limit: config.log_limit,
@@ -209,6 +226,9 @@ async fn run(
         catalog,
         policy,
         models,
+        disk,
+        retention,
+        data_dir,
         first_batch,
         lost_after_ms,
         log_limit,
@@ -225,6 +245,13 @@ async fn run(
     let spawned = spawn_blocking(move || engine::spawn(inbox, parts)).await;
     let engine_stopped = spawned.map_err(|error| StartError::CutShort(error.to_string()))??;
     let stopping = CancellationToken::new();
+    let upkeep = Upkeep {
+        data_dir,
+        retention,
+        engine: engine.clone(),
+        reader: Arc::clone(&reader),
+        logs: logs.clone(),
+    };
     let context = Context::new(Parts {
         engine: engine.clone(),
         reader,
@@ -234,6 +261,7 @@ async fn run(
         catalog: Arc::new(catalog),
         policy: Arc::new(policy),
         models: Arc::new(models),
+        disk: Arc::new(disk),
         stopping: stopping.clone(),
         first_batch,
     });
@@ -241,14 +269,18 @@ async fn run(
     let health = edge.health.clone();
     health.set(true);
     let server = tokio::spawn(edge.serve(listener));
-    let supervisor = Supervisor { stopping: stopping.clone(), engine, engine_stopped, logs, health, server };
-    Ok(Running { address, stopping, end: tokio::spawn(supervisor.supervise()) })
+    tokio::spawn(upkeep.run(stopping.clone()));
+    let asked = CancellationToken::new();
+    let supervisor =
+        Supervisor { asked: asked.clone(), stopping, engine, engine_stopped, logs, health, server };
+    Ok(Running { address, asked, end: tokio::spawn(supervisor.supervise()) })
 }
 
 /// A coordinator that runs. Dropping it leaves it running.
 pub struct Running {
     address: SocketAddr,
-    stopping: CancellationToken,
+    /// Cancelled to ask for a stop.
+    asked: CancellationToken,
     end: JoinHandle<Result<(), Failure>>,
 }
 
@@ -267,18 +299,21 @@ impl Running {
     /// Stops it: health NOT_SERVING, streams ended with UNAVAILABLE, the group in flight committed, connections
     /// drained for at most 10 s.
     pub async fn shutdown(mut self) -> Result<(), Failure> {
-        self.stopping.cancel();
+        self.asked.cancel();
         self.wait().await
     }
 
     /// Asks it to stop, without waiting.
     pub fn stop(&self) {
-        self.stopping.cancel();
+        self.asked.cancel();
     }
 }
 
 /// Watches over the parts and stops them all when one fails or a stop is asked for.
 struct Supervisor {
+    /// A stop is asked for.
+    asked: CancellationToken,
+    /// It has begun: health says so already.
     stopping: CancellationToken,
     engine: Handle,
     engine_stopped: engine::Stopped,
@@ -292,7 +327,7 @@ impl Supervisor {
         let mut engine_ended = false;
         let mut server_ended = false;
         let failure = tokio::select! {
-            () = self.stopping.cancelled() => None,
+            () = self.asked.cancelled() => None,
             stopped = &mut self.engine_stopped => {
                 engine_ended = true;
                 Some(match stopped {
@@ -313,27 +348,29 @@ impl Supervisor {
         // Streams end themselves, nothing new is let in, connections are told to go.
         self.stopping.cancel();
         let mut result = failure.map_or(Ok(()), Err);
+        let end = Instant::now() + STOP_WITHIN;
+        let peers_end = end - LAST_OUTPUT;
         if !engine_ended {
             let stop = async {
                 self.engine.shut_down().await;
                 (&mut self.engine_stopped).await
             };
-            match timeout(STOP_WITHIN, stop).await {
+            match timeout_at(peers_end, stop).await {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => result = result.and(Err(Failure::Store(error))),
                 Ok(Err(_)) => result = result.and(Err(Failure::Engine)),
                 Err(_) => {
-                    tracing::warn!("the engine has not stopped within {STOP_WITHIN:?}; it is left behind")
+                    tracing::warn!("the engine has not stopped in time; it is left behind")
                 }
             }
         }
-        if !server_ended && timeout(STOP_WITHIN, &mut self.server).await.is_err() {
-            tracing::warn!("some connections have not ended within {STOP_WITHIN:?}; they are cut");
+        if !server_ended && timeout_at(peers_end, &mut self.server).await.is_err() {
+            tracing::warn!("some connections have not ended in time; they are cut");
             self.server.abort();
         }
         let logs = self.logs.clone();
         // What is queued is written; the log writer's own failure was reported before.
-        let _ = timeout(STOP_WITHIN, spawn_blocking(move || logs.close())).await;
+        let _ = timeout_at(end, spawn_blocking(move || logs.close())).await;
         tracing::info!("stopped");
         result
     }

@@ -5,6 +5,7 @@
 pub mod config;
 mod coordinator;
 pub mod core;
+mod disk;
 pub mod engine;
 mod grpc;
 pub mod logs;
@@ -14,6 +15,8 @@ pub mod secrets;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod tools;
+mod upkeep;
 pub mod watch;
 
 pub use config::Config;

@@ -1,13 +1,17 @@
 //! The `muster-coordinator` program: the command line, signals and exit codes around the library.
 
 use std::{
+    env,
     io::{self, Write as _},
     process::ExitCode,
 };
 
 use clap::Parser as _;
 use muster_coordinator::{
-    Coordinator, EXIT_STORAGE_FAILED, Failure, StartError, config::Args, shutdown::Signals, store, telemetry,
+    Coordinator, EXIT_STORAGE_FAILED, Failure, StartError,
+    config::{Args, Tool},
+    shutdown::Signals,
+    store, telemetry, tools,
 };
 
 /// Exit code of a coordinator that could not start.
@@ -17,6 +21,9 @@ const EXIT_USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if env::args_os().nth(1).is_some_and(|first| Tool::NAMES.iter().any(|name| first == *name)) {
+        return run_tool(Tool::parse());
+    }
     let args = Args::parse();
     if let Err(error) = telemetry::start(args.log_format, &args.log_level) {
         complain(&format!("--log-level: {error}"));
@@ -78,6 +85,45 @@ async fn run(args: &Args) -> Result<(), End> {
         ended = running.shutdown() => ended.map_err(End::from),
         signal = signals.next() => {
             Err(End { message: format!("{signal} again: stopped at once"), code: EXIT_NOT_STARTED })
+        }
+    }
+}
+
+/// Exit codes: 0; 1 where something is wrong with the data or it was not used; 74 where the disk failed.
+fn run_tool(tool: Tool) -> ExitCode {
+    let said = match tool {
+        Tool::Check { data_dir } => tools::check(&data_dir).map(|checked| {
+            let whole = checked.problems.is_empty();
+            let notes = checked.notes.into_iter().map(|note| format!("note: {note}"));
+            let lines = checked.problems.into_iter().map(|problem| format!("problem: {problem}"));
+            let end = if whole { "all is well" } else { "something is wrong" };
+            let lines = [checked.summary].into_iter().chain(notes).chain(lines).chain([end.to_owned()]);
+            (lines.collect::<Vec<_>>(), if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }),
+        Tool::Backup { data_dir, dest } => tools::backup(&data_dir, &dest).map(|copied| {
+            let line = format!(
+                "copied {} bytes of database and {} bytes of output to {}; the key file is not part of it",
+                copied.database_bytes,
+                copied.log_bytes,
+                dest.display()
+            );
+            (vec![line], ExitCode::SUCCESS)
+        }),
+    };
+    match said {
+        Ok((lines, code)) => {
+            let mut stdout = io::stdout();
+            let written = lines.iter().try_for_each(|line| writeln!(stdout, "{line}"));
+            if written.and_then(|()| stdout.flush()).is_err() { ExitCode::FAILURE } else { code }
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            let failed = matches!(
+                error,
+                tools::Error::Store(store::Error::Failed(_) | store::Error::Corrupt(_))
+                    | tools::Error::File { .. }
+            );
+            ExitCode::from(if failed { EXIT_STORAGE_FAILED } else { EXIT_NOT_STARTED })
         }
     }
 }

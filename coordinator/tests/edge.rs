@@ -273,7 +273,12 @@ async fn output_is_tailed_from_a_time_on() {
         v1::TailLogsRequest { batch_id: batch.batch_id.clone(), task_index: 1, ..Default::default() };
     let mut times = Vec::new();
     for (offset, data) in [(0, &b"old\n"[..]), (4, b"new\n")] {
-        let chunk = v1::PushLogsRequest { attempt: Some(attempt), offset, data: data.to_vec().into() };
+        let chunk = v1::PushLogsRequest {
+            attempt: Some(attempt),
+            offset,
+            data: data.to_vec().into(),
+            instance_id: Worker::hello("w1").instance_id,
+        };
         push.send(chunk).await.unwrap();
         while soon("an acknowledgement", acks.message()).await.unwrap().unwrap().stored < offset + 4 {}
         let tail = site.tail(v1::TailLogsRequest { offset: offset as i64, ..request.clone() }).await.unwrap();
@@ -313,6 +318,7 @@ async fn output_is_acknowledged_when_stored_and_a_gap_is_sent_again() {
         attempt: Some(attempt),
         offset,
         data: data.into(),
+        instance_id: Worker::hello("w1").instance_id,
     };
     let foreign = v1::Attempt { life: attempt.life ^ 1, ..attempt };
     push.send(v1::PushLogsRequest { attempt: Some(foreign), ..chunk(0, b"x") }).await.unwrap();
@@ -360,6 +366,46 @@ async fn output_is_acknowledged_when_stored_and_a_gap_is_sent_again() {
     push.send(v1::PushLogsRequest { attempt: None, ..chunk(0, b"x") }).await.unwrap();
     let refused = soon("the refusal", acks.message()).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+    site.running.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_taken_only_from_the_worker_that_has_the_attempt() {
+    let site = Site::start().await;
+    let batch = site.batch(1).await;
+    let mut worker = Worker::attach(&site, Worker::hello("w1")).await.unwrap();
+    let attempt = worker.start().await;
+    let other = Worker::attach(&site, Worker::hello("v2")).await.unwrap();
+    let chunk = |of: &str, offset, data: &'static [u8]| v1::PushLogsRequest {
+        attempt: Some(attempt),
+        offset,
+        data: data.into(),
+        instance_id: of.to_owned(),
+    };
+    let [mine, theirs] = ["w1", "v2"].map(|name| Worker::hello(name).instance_id);
+    // Nor with a result of its own for it.
+    other.end(attempt, 0, b"forged").await;
+    let (push, mut acks) = other.push().await;
+    push.send(chunk(&theirs, 0, b"forged")).await.unwrap();
+    drop(push);
+    let end = soon("the end", acks.message()).await;
+    assert!(matches!(end, Ok(None)), "read, and nothing acknowledged: {end:?}");
+
+    let (push, mut acks) = worker.push().await;
+    push.send(chunk(&mine.to_ascii_uppercase(), 0, b"true")).await.unwrap();
+    while soon("an acknowledgement", acks.message()).await.unwrap().unwrap().stored < 4 {}
+    worker.end(attempt, 0, b"true").await;
+    worker.acknowledged(attempt).await;
+    let request = v1::TailLogsRequest { batch_id: batch.batch_id, task_index: 1, ..Default::default() };
+    assert_eq!(text(&site.tail(request).await.unwrap()), "true");
+
+    push.send(chunk(&theirs, 4, b"x")).await.unwrap();
+    let refused = soon("the refusal", acks.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "a stream is one worker's");
+    let (push, mut acks) = worker.push().await;
+    push.send(chunk("", 0, b"x")).await.unwrap();
+    let refused = soon("the refusal", acks.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "and says whose");
     site.running.shutdown().await.unwrap();
 }
 
@@ -622,4 +668,81 @@ async fn an_address_beyond_this_machine_needs_a_word() {
     assert!(!dir.path().join("data").exists(), "nothing was made");
     config.insecure = true;
     Coordinator::start(config).await.unwrap().shutdown().await.unwrap();
+}
+
+/// Seconds.
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_batch_is_carried_out_reaches_the_worker_and_comes_back() {
+    let site = Site::start().await;
+    let mut worker = Worker::attach(&site, Worker::hello("w1")).await.unwrap();
+    let retry = v1::RetryPolicy {
+        max_attempts: 2,
+        on: vec!["timed_out".into()],
+        backoff: seconds(0),
+        ..Default::default()
+    };
+    let request = v1::SubmitBatchRequest {
+        // The request wins over the payload, key by key.
+        batch_json:
+            r#"{"time_limit": "5m", "cancel_grace": 3, "tasks": [{"prompt": "a", "time_limit": "90s"}]}"#
+                .into(),
+        options: Some(v1::BatchOptions {
+            time_limit: seconds(60),
+            retry: Some(retry),
+            on_disconnect: v1::OnDisconnect::Stop.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let batch = site.submit(request.clone()).await.unwrap();
+    let options = batch.options.as_ref().unwrap();
+    assert_eq!((options.time_limit, options.cancel_grace), (seconds(60), seconds(3)));
+    assert_eq!(batch.tasks[0].time_limit, seconds(90));
+
+    let offer = worker.offer().await;
+    // A worker is lost after an hour; its grace and a minute are left of that.
+    assert_eq!(
+        (offer.time_limit_ms, offer.grace_ms, offer.stop_after_cut_off_ms),
+        (90_000, 3_000, 3_600_000 - 3_000 - 60_000)
+    );
+    let timed_out = |attempt| v1::Ended {
+        attempt: Some(attempt),
+        outcome: Some(v1::ended::Outcome::ExitCode(0)),
+        stop_sent: true,
+        stop_cause: v1::StopCause::TimeLimit.into(),
+        ..Default::default()
+    };
+    let first = offer.attempt.unwrap();
+    worker.say(Say::Accepted(v1::Accepted { attempt: Some(first) })).await;
+    worker.say(Say::Ended(timed_out(first))).await;
+    let second = loop {
+        match worker.hear().await.unwrap() {
+            Some(Hear::Offer(offer)) => break offer.attempt.unwrap(),
+            Some(Hear::Acknowledged(_)) => {}
+            other => panic!("neither acknowledged nor offered again: {other:?}"),
+        }
+    };
+    assert_eq!(second.attempt, 2);
+    worker.say(Say::Accepted(v1::Accepted { attempt: Some(second) })).await;
+    worker.say(Say::Ended(timed_out(second))).await;
+    worker.acknowledged(second).await;
+    let get = v1::GetBatchRequest { batch_id: batch.batch_id.clone() };
+    let ended = soon("get", site.batches().get_batch(get)).await.unwrap().into_inner().batch.unwrap();
+    assert_eq!(ended.scheduler_status(), v1::SchedulerStatus::Completed);
+    let task = &ended.tasks[0];
+    assert_eq!(
+        (task.failure_reason(), task.exit_code, task.attempt),
+        (v1::FailureReason::TimedOut, Some(0), 2)
+    );
+    assert!(task.failure_message.contains("90 s"), "{}", task.failure_message);
+
+    let options = Some(v1::BatchOptions { max_failures: Some(0), ..Default::default() });
+    let refused = site.submit(v1::SubmitBatchRequest { options, ..request }).await.unwrap_err();
+    let details = refused.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "options.max_failures");
+    site.running.shutdown().await.unwrap();
 }

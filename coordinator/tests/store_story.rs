@@ -11,7 +11,7 @@ use muster_coordinator::{
             AttemptRow, BatchHead, BatchState, BatchStatus, Counts, FailureReason, InstanceId, LoadedBatch,
             RequestRecord, TaskState, TaskStatus, WorkerRef, WorkerRow,
         },
-        options::{BatchOptions, OnDisconnect, RetryOn, RetryPolicy},
+        options::{BatchOptions, OnDisconnect, RetryOn, RetryPolicy, own_options},
         plan::TaskSpec,
     },
     store::{Error, PageBounds, Reader, Store, sqlite::SqliteStore},
@@ -58,10 +58,18 @@ fn story(open: impl Fn() -> Opened) {
         ])
         .unwrap();
     let fresh = TaskState { revision: 1, ..TaskState::default() };
-    let mut expected_old =
-        LoadedBatch { head: head(old, 3), state: state(1, [3, 0, 0, 0, 0]), tasks: vec![fresh.clone(); 3] };
-    let expected_new =
-        LoadedBatch { head: head(new, 5), state: state(1, [5, 0, 0, 0, 0]), tasks: vec![fresh.clone(); 5] };
+    let mut expected_old = LoadedBatch {
+        head: head(old, 3),
+        state: state(1, [3, 0, 0, 0, 0]),
+        tasks: vec![fresh.clone(); 3],
+        excluded: vec![],
+    };
+    let expected_new = LoadedBatch {
+        head: head(new, 5),
+        state: state(1, [5, 0, 0, 0, 0]),
+        tasks: vec![fresh.clone(); 5],
+        excluded: vec![],
+    };
     assert_eq!(store.load_unfinished().unwrap(), [expected_old.clone(), expected_new.clone()]);
     assert_eq!(store.find_request("r-1").unwrap(), Some(request.clone()));
     assert_eq!(store.secret(old).unwrap().as_deref(), Some(&b"sealed"[..]));
@@ -85,11 +93,17 @@ fn story(open: impl Fn() -> Opened) {
             Change::Task(old, TaskIndex(1), Box::new(running.clone())),
             Change::Task(old, TaskIndex(3), Box::new(failed.clone())),
             Change::Attempt(attempt_row(life, old, 3, 1, false)),
+            Change::Exclude(old, TaskIndex(2), InstanceId("b".into())),
+            Change::Exclude(old, TaskIndex(2), InstanceId("a".into())),
+            Change::Exclude(old, TaskIndex(2), InstanceId("a".into())),
+            Change::Exclude(old, TaskIndex(3), InstanceId("a".into())),
+            Change::ForgetExclusions(old, TaskIndex(3)),
             Change::Batch(old, state(4, [1, 1, 0, 1, 0])),
         ])
         .unwrap();
     expected_old.state = state(4, [1, 1, 0, 1, 0]);
     expected_old.tasks = vec![running.clone(), fresh.clone(), failed.clone()];
+    expected_old.excluded = ["a", "b"].map(|machine| (TaskIndex(2), InstanceId(machine.into()))).into();
     assert_eq!(store.load_batch(old).unwrap(), Some(expected_old.clone()));
     assert_eq!(
         store.load_task((old, TaskIndex(2))).unwrap(),
@@ -325,6 +339,7 @@ fn head(id: BatchId, task_count: u32) -> BatchHead {
             }),
             max_failures: Some(2),
             on_disconnect: Some(OnDisconnect::Stop),
+            own: own_options([(None, None), (Some(9), None)].into_iter()),
         },
     }
 }

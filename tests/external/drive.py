@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 
+import disk
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
 import terminal
@@ -455,6 +456,7 @@ def raw_logs_come_as_bytes_to_grpcurl(ctx):
 
 
 CHECKS.extend(terminal.CHECKS)
+CHECKS.extend(disk.CHECKS)
 
 
 @check

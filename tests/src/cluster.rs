@@ -132,6 +132,13 @@ impl Cluster {
         self.coordinator = Some(child);
     }
 
+    /// Puts another folder in the place of the data; the coordinator must not run.
+    pub fn replace_data(&self, with: &Path) {
+        assert!(self.coordinator.is_none(), "the coordinator runs");
+        fs::remove_dir_all(self.data_dir()).expect("our own folder");
+        fs::rename(with, self.data_dir()).expect("our own folder");
+    }
+
     /// Kills the coordinator: it gets no chance to tidy up.
     pub async fn kill_coordinator(&mut self) {
         let mut child = self.coordinator.take().expect("the coordinator runs");
@@ -150,9 +157,27 @@ impl Cluster {
         signal_child(self.coordinator.as_ref().expect("the coordinator runs"), signal);
     }
 
+    /// Other further arguments for the next start of the coordinator.
+    pub fn set_coordinator_args(&mut self, args: &[&str]) {
+        self.options.coordinator_args = args.iter().map(|&arg| arg.to_owned()).collect();
+    }
+
+    /// Waits until the coordinator has ended by itself: its status, and what it logged.
+    pub async fn coordinator_ended(&mut self, within: Duration) -> (ExitStatus, String) {
+        let mut child = self.coordinator.take().expect("the coordinator runs");
+        let status = timeout(within, child.wait()).await.expect("the coordinator ends").expect("its status");
+        let log = self.dir.path().join(format!("coordinator-{}.log", self.starts - 1));
+        (status, String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned())
+    }
+
     /// Whether the coordinator's process still runs.
     pub fn coordinator_runs(&mut self) -> bool {
         self.coordinator.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// The process id of the coordinator.
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().and_then(Child::id).expect("the coordinator runs")
     }
 
     /// Starts a worker and waits until it is connected. The same name again takes up the same work folder.

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 pub mod api;
+pub mod bench;
 mod bins;
 mod cgroup;
 mod cluster;

@@ -225,6 +225,7 @@ impl<F: FnOnce(Ready) + Send> Driver<F> {
         let mut link = tokio::spawn(link::run(launch, link_sender, link_stop.clone()));
         let pusher = Pusher {
             url: url.clone(),
+            instance_id: identity.instance_id.clone(),
             work_dir: identity.work_dir.clone(),
             ledger: Arc::clone(&self.ledger),
             unreadable,

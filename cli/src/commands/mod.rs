@@ -12,6 +12,7 @@ pub mod list;
 pub mod logs;
 pub mod man;
 pub mod prefill;
+pub mod release;
 pub mod resume;
 pub mod retry;
 pub mod run;
@@ -40,6 +41,7 @@ pub async fn dispatch(command: Command, context: &Context) -> Result<Exit, Error
         Command::Logs(args) => logs::run(args, context).await,
         Command::Cancel(args) => cancel::run(args, context).await,
         Command::Retry(args) => retry::run(args, context).await,
+        Command::Release(args) => release::run(args, context).await,
         Command::List(args) => list::run(args, context).await,
         Command::Workers(args) => workers::run(args, context).await,
         Command::Drain(args) => drain::run(args, context).await,

@@ -10,9 +10,9 @@ use crate::{
     error::{Error, Exit},
     follow::Follower,
     io::Io,
-    live::{Live, next_message, outcome_lines},
+    live::{Live, next_message},
     output::{Format, json, print_batch, print_line},
-    progress::{Line, Outcome, Progress, command},
+    progress::{Line, Progress, command},
 };
 
 /// What `watch` takes.
@@ -64,7 +64,10 @@ async fn watch_to_end(client: &Client, batch_id: &str, format: Format, known: bo
     let mut progress = Progress::new(&context.url, true);
     let mut live = Live::start(client, batch_id)?;
     while let Some(message) = next_message(&mut follower, &mut live).await? {
-        print_changes(&context.io, &mut progress, &message, format, live.is_some())?;
+        print_changes(&context.io, &mut progress, &message, format, &mut live)?;
+    }
+    if let Some(rest) = live.as_mut().and_then(Live::outcomes_left) {
+        scroll(&context.io, &[rest], format)?;
     }
     drop(live);
     for line in progress.summary(true) {
@@ -86,7 +89,7 @@ fn print_changes(
     progress: &mut Progress,
     message: &WatchBatchResponse,
     format: Format,
-    live: bool,
+    live: &mut Option<Live>,
 ) -> Result<(), Error> {
     let lines = progress.observe(message);
     let mut outcomes = Vec::new();
@@ -105,13 +108,13 @@ fn print_changes(
             }
         };
         match format {
-            Format::Table if !(live && io.out_is_terminal()) => changes.push_str(&(text + "\n")),
-            Format::Json | Format::SeedJson if !live => io.say(&text),
+            Format::Table if !(live.is_some() && io.out_is_terminal()) => changes.push_str(&(text + "\n")),
+            Format::Json | Format::SeedJson if live.is_none() => io.say(&text),
             Format::Table | Format::Json | Format::Jsonl | Format::SeedJson => {}
         }
     }
-    if live {
-        scroll(io, &outcomes, format)?;
+    if let Some(live) = live {
+        scroll(io, &live.outcome_lines(&outcomes), format)?;
     }
     if format == Format::Jsonl {
         return print_line(io, &json::watch(message));
@@ -120,14 +123,12 @@ fn print_changes(
 }
 
 /// Lets outcomes scroll by: as data where that goes to the terminal, unless it says the same already.
-fn scroll(io: &Io, outcomes: &[Outcome], format: Format) -> Result<(), Error> {
+fn scroll(io: &Io, lines: &[String], format: Format) -> Result<(), Error> {
     match format {
         Format::Jsonl if io.out_is_terminal() => Ok(()),
-        Format::Table if io.out_is_terminal() => {
-            outcome_lines(outcomes).iter().try_for_each(|line| io.line(line))
-        }
+        Format::Table if io.out_is_terminal() => lines.iter().try_for_each(|line| io.line(line)),
         Format::Table | Format::Json | Format::Jsonl | Format::SeedJson => {
-            outcome_lines(outcomes).iter().for_each(|line| io.say(line));
+            lines.iter().for_each(|line| io.say(line));
             Ok(())
         }
     }

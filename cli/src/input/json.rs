@@ -4,6 +4,7 @@
 
 use std::{fmt, ops::Range};
 
+use muster_coordinator::core::payload::OPTION_KEYS;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -31,6 +32,16 @@ pub struct Outline {
     pub list: Option<Range<usize>>,
     /// The value of `concurrency`, where the batch is an object with it.
     pub concurrency: Option<Range<usize>>,
+    /// The values of how it is carried out, by key; of a repeated key the last counts.
+    pub options: Vec<(String, Range<usize>)>,
+}
+
+impl Outline {
+    /// The value that a path is of or is in (`retry.on[2]` is in `retry`).
+    pub fn option(&self, field: &str) -> Option<Range<usize>> {
+        let key = field.split(['.', '[']).next()?;
+        self.options.iter().rfind(|(name, _)| name == key).map(|(_, value)| value.clone())
+    }
 }
 
 /// A text that is no JSON: the byte offset at which this shows, and why.
@@ -54,6 +65,7 @@ pub fn outline(document: &Document) -> Result<Outline, SyntaxError> {
                     // Of a repeated key the last counts.
                     "tasks" => outline.list = Some(member.value),
                     "concurrency" => outline.concurrency = Some(member.value),
+                    key if OPTION_KEYS.contains(&key) => outline.options.push((member.name, member.value)),
                     _ => {}
                 }
             }

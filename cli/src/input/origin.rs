@@ -52,7 +52,7 @@ impl Origin {
             Self::Json(document, outline) => match field {
                 "batch_json" => Some(outline.list.clone().unwrap_or_else(|| outline.whole.clone())),
                 "concurrency" => outline.concurrency.clone(),
-                _ => in_task(document, &outline.tasks, &parse(field)?),
+                _ => outline.option(field).or_else(|| in_task(document, &outline.tasks, &parse(field)?)),
             },
             Self::Lines(document, tasks) => match field {
                 "batch_json" => Some(0..0),
@@ -137,10 +137,12 @@ mod tests {
     #[test]
     fn a_field_is_found_by_its_path() {
         let origin = json(
-            r#"{"concurrency": 0, "tasks": ["p", {"seed": [], "a.b": 1, "seed": {}, "image": ["x", true], "c[1]": 2}]}"#,
+            r#"{"concurrency": 0, "retry": 3, "time_limit": 0, "tasks": ["p", {"seed": [], "a.b": 1, "seed": {}, "image": ["x", true], "c[1]": 2}]}"#,
         );
         for (field, place) in [
             ("concurrency", "0"),
+            ("time_limit", "0"),
+            ("retry.on[2]", "3"),
             ("tasks[1]", "\"p\""),
             ("tasks[1].prompt", "\"p\""),
             ("tasks[2].seed", "{}"),
@@ -152,7 +154,16 @@ mod tests {
         ] {
             assert_eq!(found(&origin, field), Some(place), "{field}");
         }
-        for field in ["tasks[3]", "tasks[0]", "tasks[x].a", "defaults.model", "request_id", "tasks[1"] {
+        for field in [
+            "tasks[3]",
+            "tasks[0]",
+            "tasks[x].a",
+            "defaults.model",
+            "request_id",
+            "options.retry",
+            "max_failures",
+            "tasks[1",
+        ] {
             assert_eq!(found(&origin, field), None, "{field}");
         }
         assert!(found(&origin, "tasks[2].label").unwrap().starts_with("{\"seed\""));

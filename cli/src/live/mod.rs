@@ -5,6 +5,7 @@
 //! and stop and continue (Ctrl-Z, `fg`). What scrolls by, and where to, is the commands' business.
 
 pub mod model;
+pub mod outcomes;
 pub mod outputs;
 pub mod render;
 pub mod screen;
@@ -23,8 +24,8 @@ use muster_proto::v1::WatchBatchResponse;
 
 use crate::{client::Client, error::Error, follow::Follower, io::Io, progress::Outcome};
 use model::Model;
+use outcomes::Outcomes;
 use outputs::Outputs;
-use width::fit;
 
 /// Between two paintings: at most 10 in a second.
 const FRAME: Duration = Duration::from_millis(100);
@@ -32,16 +33,12 @@ const FRAME: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(1);
 /// Outputs that are read at the same time for their last lines.
 const MAX_OUTPUTS: usize = 16;
-/// Columns of a label behind an outcome.
-const MAX_LABEL: usize = 60;
-/// Outcomes of one message that scroll by; the counts tell of the others.
-const MAX_OUTCOMES: usize = 200;
-
 /// A view that is being painted, until it is dropped.
 pub struct Live {
     shared: Shared,
     io: Io,
     outputs: Outputs,
+    outcomes: Outcomes,
     /// Dropped to stop the painting.
     _painting: SyncSender<()>,
 }
@@ -87,7 +84,7 @@ impl Live {
         let (painted, canvas) = (shared.clone(), io.clone());
         // A thread of its own: a terminal that is not read holds up nothing else.
         std::thread::spawn(move || paint(&painted, &canvas, &stop));
-        Ok(Some(Self { shared, io, outputs, _painting: painting }))
+        Ok(Some(Self { shared, io, outputs, outcomes: Outcomes::default(), _painting: painting }))
     }
 
     /// Takes a message of the watch.
@@ -95,6 +92,16 @@ impl Live {
         let now_ms = self.shared.now_ms();
         self.shared.lock().observe(message, now_ms);
         self.look();
+    }
+
+    /// The lines that scroll by for the outcomes of one message, bounded.
+    pub fn outcome_lines(&mut self, outcomes: &[Outcome]) -> Vec<String> {
+        self.outcomes.lines(outcomes, self.shared.now_ms())
+    }
+
+    /// Tells of the outcomes that have not scrolled by, once.
+    pub fn outcomes_left(&mut self) -> Option<String> {
+        self.outcomes.rest()
     }
 
     fn look(&mut self) {
@@ -132,61 +139,10 @@ pub async fn next_message(
     Ok(message)
 }
 
-/// The lines that scroll by for the outcomes of one message, bounded.
-pub fn outcome_lines(outcomes: &[Outcome]) -> Vec<String> {
-    // Failures first where not all are shown: they are what one looks for.
-    let failures = outcomes.iter().filter(|outcome| outcome.bad).count();
-    let mut others = MAX_OUTCOMES.saturating_sub(failures);
-    let mut lines: Vec<String> = outcomes
-        .iter()
-        .filter(|outcome| {
-            let shown = outcome.bad || others > 0;
-            others -= usize::from(!outcome.bad && others > 0);
-            shown
-        })
-        .take(MAX_OUTCOMES)
-        .map(outcome_line)
-        .collect();
-    if outcomes.len() > lines.len() {
-        lines.push(format!("and {} more tasks that ended", outcomes.len() - lines.len()));
-    }
-    lines
-}
-
-fn outcome_line(outcome: &Outcome) -> String {
-    let label = fit(&outcome.label, MAX_LABEL);
-    if label.is_empty() { outcome.text.clone() } else { format!("{}  ({label})", outcome.text) }
-}
-
 fn paint(shared: &Shared, io: &Io, stop: &Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(FRAME) {
         let Some(size) = io.screen_size() else { continue };
         let lines = render::render(&shared.lock(), size, shared.now_ms());
         io.paint(lines);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outcome(index: usize, bad: bool) -> Outcome {
-        Outcome { text: format!("task {index}"), label: String::new(), bad }
-    }
-
-    #[test]
-    fn of_many_outcomes_failures_are_shown_first() {
-        let outcomes: Vec<_> = (1..=1_000).map(|index| outcome(index, index % 100 == 0)).collect();
-        let lines = outcome_lines(&outcomes);
-        assert_eq!(lines.len(), MAX_OUTCOMES + 1);
-        assert!(lines.contains(&"task 1000".to_owned()));
-        assert_eq!(lines.last().unwrap(), "and 800 more tasks that ended");
-    }
-
-    #[test]
-    fn an_outcome_carries_its_name_cut_to_a_line() {
-        let outcome = Outcome { label: "x".repeat(100), ..outcome(1, false) };
-        let expected = format!("task 1  ({}...)", "x".repeat(MAX_LABEL - 3));
-        assert_eq!(outcome_lines(&[outcome]), [expected]);
     }
 }

@@ -21,7 +21,10 @@ pub fn task_details(task: &Task, url: &str, batch_id: &str) -> String {
     out.put("status", &status(task));
     if task.status() == TaskStatus::Failed {
         out.put("failure", &describe_failure(task));
+    } else {
+        out.put("why", &task.failure_message);
     }
+    out.put("next attempt", &task.next_attempt_time.as_ref().and_then(rfc3339).unwrap_or_default());
     if task.attempt > 0 {
         let index = task.index;
         out.put("its log", &command(url, &format!("logs {} {index}", one_line(batch_id))));
@@ -142,6 +145,22 @@ mod tests {
     use super::*;
 
     const URL: &str = "http://other:1";
+
+    #[test]
+    fn a_task_that_waits_for_its_retry_says_why_and_until_when() {
+        let task = Task {
+            index: 3,
+            status: TaskStatus::Queued.into(),
+            failure_reason: FailureReason::ExitCode.into(),
+            failure_message:
+                "attempt 1 of 3: the program exited with code 75; the next one starts after 10 s".into(),
+            next_attempt_time: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+            ..Task::default()
+        };
+        let text = task_details(&task, URL, "b1");
+        assert!(text.contains("why           attempt 1 of 3"), "{text}");
+        assert!(text.contains("next attempt  2023-11-14T22:13:20"), "{text}");
+    }
 
     #[test]
     fn a_task_that_failed_says_why_and_how_to_see_more() {

@@ -3,11 +3,11 @@
 //! is absent is null. Pure.
 
 use muster_proto::v1::{
-    Batch, BatchPlaces, ExplainBatchResponse, FailureReason, GetInfoResponse, GetPolicyResponse, LateResult,
-    PrefillBatchResponse, SchedulerStatus, Task, TaskCard, TaskCounts, TaskStatus, WaitCause, WaitReason,
-    WatchBatchResponse, Worker, WorkerStatus,
+    Batch, BatchOptions, BatchPlaces, ExplainBatchResponse, FailureReason, GetInfoResponse,
+    GetPolicyResponse, LateResult, OnDisconnect, PrefillBatchResponse, RetryPolicy, SchedulerStatus, Task,
+    TaskCard, TaskCounts, TaskStatus, WaitCause, WaitReason, WatchBatchResponse, Worker, WorkerStatus,
 };
-use prost_types::Timestamp;
+use prost_types::{Duration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::output::words::rfc3339;
@@ -35,6 +35,31 @@ pub fn batch(batch: &Batch) -> Value {
         "available_workers": batch.available_workers,
         "cancel_requested": batch.cancel_requested,
         "cancel_reason": batch.cancel_reason,
+        "options": batch.options.as_ref().map_or(Value::Null, options),
+        "on_hold": batch.on_hold,
+        "status_message": batch.status_message,
+    })
+}
+
+/// How a batch is carried out.
+pub fn options(options: &BatchOptions) -> Value {
+    json!({
+        "time_limit": options.time_limit.as_ref().map(duration),
+        "queue_time_limit": options.queue_time_limit.as_ref().map(duration),
+        "cancel_grace": options.cancel_grace.as_ref().map(duration),
+        "retry": options.retry.as_ref().map_or(Value::Null, retry),
+        "max_failures": options.max_failures,
+        "on_disconnect": name(options.on_disconnect, |n| OnDisconnect::try_from(n).ok().map(|s| s.as_str_name())),
+    })
+}
+
+/// When failed attempts are run again.
+pub fn retry(policy: &RetryPolicy) -> Value {
+    json!({
+        "max_attempts": policy.max_attempts,
+        "on": policy.on,
+        "backoff": policy.backoff.as_ref().map(duration),
+        "max_backoff": policy.max_backoff.as_ref().map(duration),
     })
 }
 
@@ -60,6 +85,10 @@ pub fn task(task: &Task) -> Value {
     put("revision", json!(task.revision.to_string()));
     put("end_confirmed", json!(task.end_confirmed));
     put("discarded_log_bytes", json!(task.discarded_log_bytes.to_string()));
+    put("time_limit", json!(task.time_limit.as_ref().map(duration)));
+    put("retry", task.retry.as_ref().map_or(Value::Null, retry));
+    put("next_attempt_time", time(task.next_attempt_time.as_ref()));
+    put("shell_code", json!(task.shell_code));
     put("late_results", json!(task.late_results.iter().map(late_result).collect::<Vec<_>>()));
     Value::Object(fields)
 }
@@ -235,6 +264,14 @@ fn name(number: i32, name_of: impl Fn(i32) -> Option<&'static str>) -> Value {
     name_of(number).map_or_else(|| json!(number), |name| json!(name))
 }
 
+/// Seconds with three digits after the point where there are any, as protobuf writes milliseconds.
+fn duration(duration: &Duration) -> String {
+    match duration.nanos / 1_000_000 {
+        0 => format!("{}s", duration.seconds),
+        ms => format!("{}.{ms:03}s", duration.seconds),
+    }
+}
+
 fn time(time: Option<&Timestamp>) -> Value {
     time.and_then(rfc3339).map_or(Value::Null, Value::String)
 }
@@ -262,6 +299,8 @@ mod tests {
     fn every_field_of_the_api_is_there_under_its_name() {
         assert_eq!(keys(&batch(&Batch::default())), fields_of("Batch"));
         assert_eq!(keys(&task(&Task::default())), fields_of("Task"));
+        assert_eq!(keys(&options(&BatchOptions::default())), fields_of("BatchOptions"));
+        assert_eq!(keys(&retry(&RetryPolicy::default())), fields_of("RetryPolicy"));
         assert_eq!(keys(&counts(&TaskCounts::default())), fields_of("TaskCounts"));
         assert_eq!(keys(&late_result(&LateResult::default())), fields_of("LateResult"));
         assert_eq!(keys(&worker(&Worker::default())), fields_of("Worker"));
@@ -288,6 +327,15 @@ mod tests {
         assert_eq!(value["status"], "TASK_STATUS_FAILED");
         assert_eq!(value["failure_reason"], "FAILURE_REASON_WORKER_CRASHED");
         assert_eq!(value["log_bytes"], "1152921504606846976");
+        let limits = BatchOptions {
+            time_limit: Some(Duration { seconds: 90, nanos: 0 }),
+            cancel_grace: Some(Duration { seconds: 1, nanos: 50_000_000 }),
+            ..BatchOptions::default()
+        };
+        let value = options(&limits);
+        assert_eq!((&value["time_limit"], &value["cancel_grace"]), (&json!("90s"), &json!("1.050s")));
+        assert_eq!(value["on_disconnect"], "ON_DISCONNECT_UNSPECIFIED");
+        let value = task(&message);
         assert_eq!(value["start_time"], "1970-01-01T00:00:00Z");
         assert_eq!(value["end_time"], Value::Null);
         assert_eq!(value["exit_code"], Value::Null);

@@ -175,9 +175,9 @@ fn task_row(task: &Task) -> Vec<String> {
         TaskStatus::Completed => task.output_path.clone(),
         TaskStatus::Running if task.cancel_requested => "being cancelled".to_owned(),
         TaskStatus::Cancelled if task.attempt > 0 && !task.end_confirmed => "end not confirmed".to_owned(),
-        TaskStatus::Unspecified | TaskStatus::Queued | TaskStatus::Running | TaskStatus::Cancelled => {
-            String::new()
-        }
+        // Why it is run again, or why it was not wanted any more.
+        TaskStatus::Queued | TaskStatus::Cancelled => task.failure_message.clone(),
+        TaskStatus::Unspecified | TaskStatus::Running => String::new(),
     };
     vec![
         task.index.to_string(),

@@ -133,6 +133,28 @@ async fn waiting_goes_on_over_a_restart_and_ends_with_its_time() {
 }
 
 #[tokio::test]
+async fn a_batch_on_hold_says_so_and_names_the_command() {
+    let fake = three();
+    fake.state.batch.lock().unwrap().on_hold = true;
+    let held = fake.state.batch.lock().unwrap().clone();
+    let ended = Batch { on_hold: false, ..batch(1, 0, 1) };
+    let messages = vec![change("l", 1, held, vec![]), change("l", 2, ended, vec![failed(1, 3)])];
+    fake.state.watches.lock().unwrap().push_back(messages);
+    for line in [&["status", "b1"][..], &["watch", "b1"]] {
+        let printed = fake.muster(line).await;
+        assert!(
+            printed.err.contains("on hold") && printed.err.contains("release b1"),
+            "{line:?}: {}",
+            printed.err
+        );
+    }
+    let printed = fake.muster(&["release", "b1"]).await;
+    assert_eq!((printed.code, printed.err.contains("on hold")), (0, false), "{}", printed.err);
+    let printed = fake.muster(&["status", "b1"]).await;
+    assert!(!printed.err.contains("on hold"), "{}", printed.err);
+}
+
+#[tokio::test]
 async fn commands_print_nothing_where_only_the_exit_code_is_wanted() {
     let fake = three();
     fake.state.watches.lock().unwrap().push_back(vec![change("l", 1, batch(1, 0, 1), vec![failed(1, 3)])]);
@@ -145,6 +167,7 @@ async fn commands_print_nothing_where_only_the_exit_code_is_wanted() {
         (&["limits"], 0),
         (&["cancel", "b1"], 0),
         (&["retry", "b1"], 0),
+        (&["release", "b1"], 0),
         (&["drain", "w"], 0),
     ] {
         let printed = fake.muster(&[line, &["--output", "none"]].concat()).await;

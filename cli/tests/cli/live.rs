@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The program as a user starts it, with nothing of the tester's own settings.
-fn muster(url: &str, line: &[&str]) -> Command {
+pub(crate) fn muster(url: &str, line: &[&str]) -> Command {
     with_settings(Command::new(env!("CARGO_BIN_EXE_muster")), url, line)
 }
 

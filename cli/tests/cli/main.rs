@@ -13,6 +13,7 @@ mod explain;
 mod export;
 mod input;
 mod live;
+mod live_large;
 mod logs;
 mod logs_terminal;
 mod outputs;

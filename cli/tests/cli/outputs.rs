@@ -94,7 +94,7 @@ async fn every_command_as_a_table_and_as_json() {
     let file = dir.path().join("batch.json");
     std::fs::write(&file, r#"["a lighthouse", "a ferry"]"#).unwrap();
     let file = file.to_str().unwrap();
-    let lines: [(&str, &[&str]); 14] = [
+    let lines: [(&str, &[&str]); 15] = [
         ("submit", &["submit", file, "--request-id", "r1"]),
         ("submit-validate-only", &["submit", file, "--request-id", "r1", "--validate-only"]),
         ("prefill", &["prefill", file, "--lang", "en"]),
@@ -103,6 +103,7 @@ async fn every_command_as_a_table_and_as_json() {
         ("watch", &["watch", "b1"]),
         ("cancel", &["cancel", "b1", "--request-id", "r1"]),
         ("retry", &["retry", "b1", "--request-id", "r1"]),
+        ("release", &["release", "b1", "--request-id", "r1"]),
         ("list", &["list"]),
         ("workers", &["workers"]),
         ("drain", &["drain", "painter"]),

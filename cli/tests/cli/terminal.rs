@@ -6,7 +6,10 @@ use std::{
     num::NonZeroU16,
     os::fd::OwnedFd,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,8 @@ use crate::support::DEADLINE;
 
 /// Lines that have left the screen and can still be read.
 const SCROLLBACK: usize = 10_000;
+/// Every painting of the view begins with this.
+const CLEAR: &[u8] = b"\x1b[J";
 
 /// A terminal. Of its size, columns can be changed.
 pub(crate) struct Terminal {
@@ -27,6 +32,7 @@ pub(crate) struct Terminal {
     line: OwnedFd,
     rows: u16,
     screen: Arc<Mutex<vt100::Parser>>,
+    paintings: Arc<AtomicUsize>,
 }
 
 /// A program on it.
@@ -41,15 +47,27 @@ impl Terminal {
         let mut keyboard = File::from(pty.master);
         let parser = vt100::Parser::new(some(rows), some(columns), SCROLLBACK);
         let screen = Arc::new(Mutex::new(parser));
+        let paintings = Arc::new(AtomicUsize::new(0));
         let (shown, mut output) = (Arc::clone(&screen), keyboard.try_clone().unwrap());
+        let counted = Arc::clone(&paintings);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
+            let mut cleared = 0;
             while let Ok(count @ 1..) = output.read(&mut buffer) {
+                for byte in &buffer[..count] {
+                    // The first byte of the sequence comes only once in it.
+                    cleared =
+                        if *byte == CLEAR[cleared] { cleared + 1 } else { usize::from(*byte == CLEAR[0]) };
+                    if cleared == CLEAR.len() {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        cleared = 0;
+                    }
+                }
                 shown.lock().unwrap().process(&buffer[..count]);
             }
         });
         keyboard.flush().unwrap();
-        Self { keyboard, line: pty.slave, rows, screen }
+        Self { keyboard, line: pty.slave, rows, screen, paintings }
     }
 
     /// One end for a program to read from or to write to.
@@ -81,6 +99,11 @@ impl Terminal {
 
     fn stty(&self, set: &[&str]) {
         assert!(Command::new("stty").args(set).stdin(self.stdio()).status().unwrap().success());
+    }
+
+    /// How often the view has been painted or cleared so far.
+    pub(crate) fn paintings(&self) -> usize {
+        self.paintings.load(Ordering::Relaxed)
     }
 
     /// What the screen shows.
@@ -149,6 +172,13 @@ impl Running {
             assert!(begun.elapsed() < DEADLINE, "never stopped: {status}");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The peak of its memory so far.
+    pub(crate) fn peak_memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
     }
 
     /// Waits for the end, without ever hanging the test.

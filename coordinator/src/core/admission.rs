@@ -132,13 +132,14 @@ fn requested_concurrency(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::options::BatchOptions;
     use crate::core::payload::{Defaults, TaskRequest};
     use crate::core::policy::SystemLimits;
 
     const APPROVED: Approvals = Approvals { concurrency: true, task_count: true };
 
     fn payload(tasks: usize, concurrency: Option<Integer>) -> Payload {
-        Payload { concurrency, tasks: vec![TaskRequest::default(); tasks] }
+        Payload { concurrency, options: BatchOptions::default(), tasks: vec![TaskRequest::default(); tasks] }
     }
 
     fn policy() -> Policy {

@@ -12,6 +12,7 @@ use super::{
     model::{AttemptRow, BatchState, FailureReason, InstanceId, TaskState, TaskStatus},
     outcome::{self, Verdict},
     timers::Timer,
+    waiting::{self, Failed, WaitingEnd},
 };
 
 /// Late results that may wait for their output at once; a worker sends again what was not taken in.
@@ -66,8 +67,14 @@ impl Machine {
         id: AttemptId,
         started: Option<Started>,
     ) {
+        if id.life != self.life {
+            // Its verdict was given with the welcome.
+            return;
+        }
+        let grace_ms =
+            self.batches.get(&id.batch).map_or(super::DEFAULT_GRACE_MS, |live| live.head.options.grace_ms());
         let Some(live) = self.current(id, instance) else {
-            return turn.send(session, ToWorker::Stop { attempt: id, grace_ms: super::DEFAULT_GRACE_MS });
+            return turn.send(session, ToWorker::Stop { attempt: id, grace_ms });
         };
         let newly = live.start(id.task, id.attempt, turn.now.unix_ms);
         let mut changed = newly;
@@ -125,13 +132,21 @@ impl Machine {
         }
         turn.touch(live);
         if let Some(active) = live.requeue(id.task, id.attempt) {
-            let state = TaskState {
-                revision: live.state.revision,
-                attempt: id.attempt,
-                failure_message: message,
-                ..TaskState::default()
-            };
-            turn.change(Change::Task(id.batch, id.task, Box::new(state)));
+            if live.is_abandoned() {
+                waiting::end_waiting(turn, live, id.task, waiting::not_wanted());
+            } else if live.is_overdue(turn.now.mono_ms) && live.never_started(id.task) {
+                let end = waiting::queue_timed_out(live);
+                waiting::end_waiting(turn, live, id.task, end);
+            } else {
+                let state = TaskState {
+                    revision: live.state.revision,
+                    attempt: id.attempt,
+                    failure_message: message,
+                    uncounted: live.uncounted(id.task),
+                    ..TaskState::default()
+                };
+                turn.change(Change::Task(id.batch, id.task, Box::new(state)));
+            }
             self.release(&active.worker.instance, id);
         }
     }
@@ -145,10 +160,6 @@ impl Machine {
         ended: Ended,
         facts: Facts,
     ) {
-        if id.life != self.life {
-            // Numbered by another store: nothing here knows it, and it must not be kept for ever.
-            return turn.send(session, ToWorker::Acknowledged(id));
-        }
         let stored = facts.log_stored;
         let Some(live) = self.current(id, instance) else {
             return self.on_late(turn, session, instance, id, ended, &facts);
@@ -201,7 +212,7 @@ impl Machine {
         if launched {
             self.fleet.change(&who.instance, |worker| worker.launch_failures = 0);
         }
-        match outcome::decide(&result, cancel) {
+        match outcome::decide(&result, cancel, live.time_limit_ms(id.task)) {
             Verdict::Ends { status, failure, message } => {
                 self.end_task(turn, id, Some(&result), status, failure, message, true);
             }
@@ -243,6 +254,7 @@ impl Machine {
         let message = format!("could not be started on {name}: {message}");
         let Some(live) = self.batches.get_mut(&id.batch) else { return };
         live.exclude(id.task, instance.clone());
+        turn.change(Change::Exclude(id.batch, id.task, instance.clone()));
         // While none is connected it waits like all others.
         let hopeless = self.fleet.connected().next().is_some()
             && self.fleet.connected().all(|worker| live.is_excluded(id.task, &worker.who.instance));
@@ -264,24 +276,21 @@ impl Machine {
         if connected.is_empty() {
             return;
         }
-        for (batch, live) in &mut self.batches {
-            for (task, attempt) in live.end_excluded(&connected) {
+        for live in self.batches.values_mut() {
+            for task in live.hopeless(&connected) {
                 turn.touch(live);
-                let state = TaskState {
-                    revision: live.state.revision,
+                let end = WaitingEnd {
                     status: TaskStatus::Failed,
-                    attempt,
                     failure: Some(FailureReason::WorkerLaunchFailed),
-                    failure_message: "could not be started on any connected worker".into(),
-                    end_ms: Some(turn.now.unix_ms),
-                    ..TaskState::default()
+                    message: "could not be started on any connected worker".into(),
+                    cancel_requested: false,
                 };
-                turn.change(Change::Task(*batch, task, Box::new(state)));
+                waiting::end_waiting(turn, live, task, end);
             }
         }
     }
 
-    /// Ends a task with its current attempt.
+    /// Ends a task with its current attempt; a failed one whose retries cover that goes back into the queue.
     #[expect(clippy::too_many_arguments, reason = "the columns of the row that is written")]
     pub(super) fn end_task(
         &mut self,
@@ -297,7 +306,14 @@ impl Machine {
         if live.active(id.task, id.attempt).is_none() {
             return;
         }
+        if let Some(failure) = failure.filter(|_| status == TaskStatus::Failed)
+            && self.retry_later(turn, id, Failed { result, failure, message: &message })
+        {
+            return;
+        }
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
         turn.touch(live);
+        waiting::forget_exclusions(turn, live, id.task);
         let Some(active) = live.end_active(id.task, id.attempt, status) else { return };
         let row = attempt_row(turn, id, &active, result, failure);
         let state = TaskState {
@@ -321,7 +337,7 @@ impl Machine {
             cancel_requested: active.cancel_grace_ms.is_some(),
             end_confirmed,
             cancel_grace_ms: active.cancel_grace_ms,
-            uncounted: 0,
+            uncounted: live.uncounted(id.task),
             not_before_ms: None,
             worker: Some(active.worker.clone()),
         };
@@ -341,8 +357,9 @@ impl Machine {
         facts: &Facts,
     ) {
         let row = facts.attempts.get(&id);
-        // Given up without knowing how it ended: that is the only row which a late result adds to.
-        let given_up = row.is_some_and(AttemptRow::is_given_up);
+        // Given up without knowing how it ended: that is the only row which a late result adds to. One of another
+        // life need not have a row: it was handed out after the copy was taken that this data began as.
+        let given_up = row.map_or(id.life != self.life, AttemptRow::is_given_up);
         let (true, Some(stored)) = (given_up, facts.tasks.get(&(id.batch, id.task))) else {
             // Recorded before (its acknowledgement was lost), or about nothing that was ever handed out.
             return turn.send(session, ToWorker::Acknowledged(id));
@@ -406,7 +423,7 @@ impl Machine {
         active.is_some_and(|active| active.start_ms.is_none() && active.result.is_none())
     }
 
-    fn release(&mut self, instance: &InstanceId, id: AttemptId) {
+    pub(super) fn release(&mut self, instance: &InstanceId, id: AttemptId) {
         self.fleet.change(instance, |worker| worker.held.remove(&id));
     }
 
@@ -420,18 +437,16 @@ impl Machine {
 
     /// Ends an attempt whose worker will not tell any more how it ended.
     pub(super) fn give_up(&mut self, turn: &mut Turn, id: AttemptId, message: &str) {
-        let Some(active) =
-            self.batches.get_mut(&id.batch).and_then(|live| live.active_mut(id.task, id.attempt))
-        else {
-            return;
-        };
+        let Some(live) = self.batches.get_mut(&id.batch) else { return };
+        let time_limit_ms = live.time_limit_ms(id.task);
+        let Some(active) = live.active_mut(id.task, id.attempt) else { return };
         let (cancelled, stored) = (active.cancel_grace_ms.is_some(), active.log_stored);
         match active.result.take() {
             // How it ended is known, only the rest of its output is lost.
             Some(mut result) => {
                 result.log_discarded += result.log_size.saturating_sub(stored);
                 result.log_size = stored.min(result.log_size);
-                let (status, failure, text) = match outcome::decide(&result, cancelled) {
+                let (status, failure, text) = match outcome::decide(&result, cancelled, time_limit_ms) {
                     Verdict::Ends { status, failure, message } => (status, failure, message),
                     Verdict::Elsewhere(text) => {
                         (TaskStatus::Failed, Some(FailureReason::WorkerLaunchFailed), text)
@@ -451,7 +466,8 @@ impl Machine {
     }
 }
 
-fn attempt_row(
+/// What is kept of an ended attempt.
+pub(super) fn attempt_row(
     turn: &Turn,
     id: AttemptId,
     active: &Active,

@@ -210,6 +210,8 @@ pub struct Ended {
     pub outcome: Outcome,
     /// TERM had been sent before the end.
     pub stop_sent: bool,
+    /// Why, where the worker says so.
+    pub stop_cause: Option<StopCause>,
     /// Bytes of output kept; the end is recorded once so many are stored.
     pub log_size: u64,
     /// Bytes thrown away past the limit.
@@ -220,6 +222,19 @@ pub struct Ended {
     pub output_path: String,
     /// Its process id, 0 where it never ran.
     pub pid: i32,
+}
+
+/// Why a worker ended a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// The coordinator asked for it.
+    Requested,
+    /// It ran longer than it may.
+    TimeLimit,
+    /// The worker was cut off for longer than the batch allows.
+    CutOff,
+    /// The worker was told to end its tasks and go.
+    WorkerStopped,
 }
 
 /// How an attempt ended on its worker.
@@ -302,6 +317,10 @@ pub enum Change {
     Batch(BatchId, BatchState),
     /// The part of a task that changes.
     Task(BatchId, TaskIndex, Box<TaskState>),
+    /// A machine could not start a task's program, and is not to be asked again.
+    Exclude(BatchId, TaskIndex, InstanceId),
+    /// Which machines could not start a task's program is of no use any more.
+    ForgetExclusions(BatchId, TaskIndex),
     /// An attempt has ended; overwrites an earlier row of the same attempt.
     Attempt(AttemptRow),
     /// The encrypted key of a batch; `None` deletes it.
@@ -331,7 +350,7 @@ pub enum ToWorker {
     /// The session stands. Attempts with what becomes of them; the engine adds the stored log offsets.
     Welcome(Vec<(AttemptId, Verdict)>),
     /// Something to run; the engine adds what and with which key.
-    Offer(AttemptId),
+    Offer(AttemptId, Terms),
     /// End the attempt.
     Stop {
         /// Which.
@@ -341,6 +360,17 @@ pub enum ToWorker {
     },
     /// Result and output are stored.
     Acknowledged(AttemptId),
+}
+
+/// What a worker does by itself to an attempt that it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Ends it when it has run for so long.
+    pub time_limit_ms: Option<u64>,
+    /// Between TERM and KILL then.
+    pub grace_ms: u32,
+    /// Ends it when it has been cut off from the coordinator for so long.
+    pub stop_after_cut_off_ms: Option<u64>,
 }
 
 /// What becomes of a held attempt.
@@ -383,7 +413,10 @@ pub enum Refused {
     #[error("request_id {0:?} was used before with other content; use a new one")]
     RequestIdReused(String),
     /// No such batch.
-    #[error("there is no batch {0}; `muster list` shows those that there are")]
+    #[error(
+        "there is no batch {0}; `muster list` shows those that there are, and ended ones may have been removed by \
+         the coordinator's retention"
+    )]
     UnknownBatch(BatchId),
     /// No such task.
     #[error("task_indexes: the batch has tasks 1 to {count}, not {index}")]

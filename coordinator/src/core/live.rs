@@ -1,17 +1,24 @@
 //! An unfinished batch in memory: each task in exactly one slot, counts kept, the queue in index order.
 //!
-//! Knows nothing of workers' health or of time; what happens when is decided by its callers.
+//! Knows nothing of workers' health, and of time only what it is told: when a retry's wait is over, when tasks have
+//! waited too long. What happens when is decided by its callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::{AttemptNo, TaskIndex};
 
 use super::{
-    event::Ended,
+    event::{Ended, Now, Terms},
     model::{
-        BatchHead, BatchState, BatchStatus, InstanceId, LoadedBatch, TaskState, TaskStatus, UnixMs, WorkerRef,
+        BatchHead, BatchState, BatchStatus, FailureReason, InstanceId, LoadedBatch, TaskState, TaskStatus,
+        UnixMs, WorkerRef,
     },
+    options::{OnDisconnect, OwnIndex},
 };
+
+/// Between the end of what a cut-off worker runs and its being given up: each side may be late in seeing that they
+/// are parted.
+const CUT_OFF_MARGIN_MS: u64 = 60_000;
 
 /// Where a task is. A waiting one costs 16 bytes.
 #[derive(Debug)]
@@ -54,6 +61,15 @@ pub(super) struct Live {
     active: u32,
     /// Machines that could not start a task's program. Few: an entry goes when its task ends.
     excluded: BTreeMap<u32, BTreeSet<InstanceId>>,
+    own: OwnIndex,
+    /// How many attempts do not count against a task's retries, where there are such.
+    uncounted: BTreeMap<u32, u32>,
+    /// Waiting tasks that wait for their retry, and until when (`Now::mono_ms`).
+    backing_off: BTreeMap<u32, u64>,
+    /// What has not started by then (`Now::mono_ms`) has waited too long.
+    queue_deadline_ms: Option<u64>,
+    /// How many tasks had failed when it was last asked whether that is too many.
+    noticed_failures: u32,
 }
 
 impl Live {
@@ -61,6 +77,8 @@ impl Live {
     pub(super) fn new(head: BatchHead, state: BatchState) -> Self {
         let slots = (0..head.task_count).map(|_| Slot::Waiting { attempts: 0 }).collect();
         Self {
+            own: OwnIndex::of(&head.options),
+            noticed_failures: state.counts.failed,
             head,
             state,
             slots,
@@ -68,13 +86,42 @@ impl Live {
             returned: BTreeSet::new(),
             active: 0,
             excluded: BTreeMap::new(),
+            uncounted: BTreeMap::new(),
+            backing_off: BTreeMap::new(),
+            queue_deadline_ms: None,
         }
     }
 
-    /// A batch as the store has it.
-    pub(super) fn from_loaded(loaded: LoadedBatch) -> Self {
-        let LoadedBatch { head, state, tasks } = loaded;
+    /// A batch as the store has it. What waits goes on waiting for what is left of its time by the wall clock.
+    pub(super) fn from_loaded(loaded: LoadedBatch, now: Now) -> Self {
+        let LoadedBatch { head, state, tasks, excluded } = loaded;
         let mut active = 0;
+        let mut uncounted = BTreeMap::new();
+        let mut backing_off = BTreeMap::new();
+        let own = OwnIndex::of(&head.options);
+        let mut queued_since_ms = head.create_ms;
+        for (index, task) in (1..).zip(&tasks) {
+            if task.uncounted > 0 {
+                uncounted.insert(index, task.uncounted);
+            }
+            let Some(not_before_ms) = task.not_before_ms.filter(|_| !task.status.is_ended()) else {
+                continue;
+            };
+            if task.attempt.0 <= task.uncounted {
+                // Reopened, and not started since.
+                queued_since_ms = queued_since_ms.max(not_before_ms);
+            } else if let Some(policy) = own.retry(&head.options, TaskIndex(index)) {
+                let left_ms = u64::try_from(not_before_ms.saturating_sub(now.unix_ms)).unwrap_or(0);
+                if left_ms > 0 {
+                    // However the wall clock was set.
+                    backing_off.insert(index, now.mono_ms + left_ms.min(policy.max_backoff_ms));
+                }
+            }
+        }
+        let queue_deadline_ms = head.options.queue_time_limit_ms.map(|limit_ms| {
+            let waited_ms = u64::try_from(now.unix_ms.saturating_sub(queued_since_ms)).unwrap_or(0);
+            now.mono_ms + limit_ms.saturating_sub(waited_ms)
+        });
         let slots = tasks
             .into_iter()
             .map(|task| match (task.status, task.worker) {
@@ -108,7 +155,24 @@ impl Live {
                 (status, _) => Slot::Ended { status, attempts: task.attempt.0 },
             })
             .collect();
-        Self { head, state, slots, cursor: 1, returned: BTreeSet::new(), active, excluded: BTreeMap::new() }
+        let mut live = Self {
+            noticed_failures: state.counts.failed,
+            head,
+            state,
+            slots,
+            cursor: 1,
+            returned: BTreeSet::new(),
+            active,
+            excluded: BTreeMap::new(),
+            own,
+            uncounted,
+            backing_off,
+            queue_deadline_ms,
+        };
+        for (task, machine) in excluded {
+            live.exclude(task, machine);
+        }
+        live
     }
 
     pub(super) fn slot(&self, task: TaskIndex) -> Option<&Slot> {
@@ -139,9 +203,7 @@ impl Live {
 
     /// A task may be offered now: nothing holds the batch, one waits, and the limit leaves room.
     pub(super) fn is_ready(&self) -> bool {
-        !self.state.on_hold
-            && self.active < self.head.effective_concurrency
-            && self.state.counts.queued > self.offered_count()
+        !self.state.on_hold && self.active < self.head.effective_concurrency && self.in_queue() > 0
     }
 
     /// Offered tasks are queued to users.
@@ -159,9 +221,29 @@ impl Live {
         self.active
     }
 
-    /// Tasks in the queue; offered ones have left it.
+    /// Tasks that are not handed out; offered ones are.
     pub(super) fn waiting(&self) -> u32 {
         self.state.counts.queued.saturating_sub(self.offered_count())
+    }
+
+    /// Waiting tasks that wait for their retry.
+    pub(super) fn backing_off(&self) -> u32 {
+        u32::try_from(self.backing_off.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Tasks that could be handed out.
+    pub(super) fn in_queue(&self) -> u32 {
+        self.waiting().saturating_sub(self.backing_off())
+    }
+
+    /// The task waits for its retry.
+    pub(super) fn backs_off(&self, task: TaskIndex) -> bool {
+        self.backing_off.contains_key(&task.0)
+    }
+
+    /// Waits for a retry, with their ends (`Now::mono_ms`).
+    pub(super) fn waits(&self) -> impl Iterator<Item = (TaskIndex, u64)> {
+        self.backing_off.iter().map(|(task, until_ms)| (TaskIndex(*task), *until_ms))
     }
 
     /// The queue in the order in which it is handed out, one item for each slot that is looked at (`None` where
@@ -169,7 +251,9 @@ impl Live {
     pub(super) fn queue(&self) -> impl Iterator<Item = Option<TaskIndex>> {
         let rest = self.slots.get(self.cursor as usize - 1..).unwrap_or_default();
         let rest = rest.iter().zip(self.cursor..).map(|(slot, index)| {
-            let waits = matches!(slot, Slot::Waiting { .. }) && !self.returned.contains(&index);
+            let waits = matches!(slot, Slot::Waiting { .. })
+                && !self.returned.contains(&index)
+                && !self.backing_off.contains_key(&index);
             waits.then_some(TaskIndex(index))
         });
         self.returned.iter().map(|index| Some(TaskIndex(*index))).chain(rest)
@@ -188,7 +272,9 @@ impl Live {
             return Some(TaskIndex(index));
         }
         while let Some(slot) = self.slots.get(self.cursor as usize - 1) {
-            let waiting = matches!(slot, Slot::Waiting { .. });
+            // What backs off is put among the returned when its wait is over.
+            let waiting =
+                matches!(slot, Slot::Waiting { .. }) && !self.backing_off.contains_key(&self.cursor);
             if waiting && !self.returned.contains(&self.cursor) {
                 if fits(&self.cursor) {
                     return Some(TaskIndex(self.cursor));
@@ -204,6 +290,9 @@ impl Live {
     pub(super) fn offer(&mut self, task: TaskIndex, worker: WorkerRef) -> Option<AttemptNo> {
         let slot = self.slots.get_mut((task.0 as usize).checked_sub(1)?)?;
         let Slot::Waiting { attempts } = *slot else { return None };
+        if self.backing_off.contains_key(&task.0) {
+            return None;
+        }
         let attempt = AttemptNo(attempts + 1);
         *slot = Slot::Active(Box::new(Active {
             attempt,
@@ -236,14 +325,129 @@ impl Live {
         true
     }
 
-    /// Moves an active attempt back to the queue, and gives what it was.
+    /// Moves an active attempt back to the queue, uncounted, and gives what it was.
     pub(super) fn requeue(&mut self, task: TaskIndex, attempt: AttemptNo) -> Option<Active> {
+        let active = self.take_back(task, attempt)?;
+        *self.uncounted.entry(task.0).or_default() += 1;
+        self.wait_again(task);
+        Some(active)
+    }
+
+    /// Moves an active attempt, which counts, to those that wait for their retry, and gives what it was.
+    pub(super) fn back_off(
+        &mut self,
+        task: TaskIndex,
+        attempt: AttemptNo,
+        until_mono_ms: u64,
+    ) -> Option<Active> {
+        let active = self.take_back(task, attempt)?;
+        self.backing_off.insert(task.0, until_mono_ms);
+        Some(active)
+    }
+
+    fn take_back(&mut self, task: TaskIndex, attempt: AttemptNo) -> Option<Active> {
         let active = self.take(task, attempt, Slot::Waiting { attempts: attempt.0 })?;
         let old = if active.start_ms.is_some() { TaskStatus::Running } else { TaskStatus::Queued };
         *self.state.counts.of(old) -= 1;
         self.state.counts.queued += 1;
-        self.returned.insert(task.0);
         Some(active)
+    }
+
+    /// Puts a task into the queue whose wait for its retry is over.
+    pub(super) fn wake(&mut self, task: TaskIndex, now_mono_ms: u64) -> bool {
+        if self.backing_off.get(&task.0).is_none_or(|until_ms| *until_ms > now_mono_ms) {
+            return false;
+        }
+        self.backing_off.remove(&task.0);
+        self.wait_again(task);
+        true
+    }
+
+    /// The wait before a task's next attempt where its retries cover this end, with the number of attempts that
+    /// count and how many there may be.
+    pub(super) fn next_attempt(
+        &self,
+        task: TaskIndex,
+        attempt: AttemptNo,
+        failure: FailureReason,
+        exit_code: Option<i32>,
+    ) -> Option<(u64, u32, u32)> {
+        if self.active(task, attempt)?.cancel_grace_ms.is_some()
+            || self.state.cancel_reason.is_some()
+            || self.is_abandoned()
+        {
+            return None;
+        }
+        let policy = self.own.retry(&self.head.options, task)?;
+        let counted = attempt.0.saturating_sub(self.uncounted(task));
+        (policy.covers(failure, exit_code) && counted < policy.max_attempts)
+            .then(|| (policy.wait_ms(counted), counted, policy.max_attempts))
+    }
+
+    /// How many of a task's attempts do not count against its retries.
+    pub(super) fn uncounted(&self, task: TaskIndex) -> u32 {
+        self.uncounted.get(&task.0).copied().unwrap_or(0)
+    }
+
+    /// No attempt that counts was made since the task was submitted or reopened.
+    pub(super) fn never_started(&self, task: TaskIndex) -> bool {
+        match self.slot(task) {
+            Some(Slot::Waiting { attempts }) => *attempts <= self.uncounted(task),
+            _ => false,
+        }
+    }
+
+    /// From now on tasks wait for their first start; gives when they have waited too long, if ever.
+    pub(super) fn begin_queue_time(&mut self, now_mono_ms: u64) -> Option<u64> {
+        self.queue_deadline_ms = self.head.options.queue_time_limit_ms.map(|limit_ms| now_mono_ms + limit_ms);
+        self.queue_deadline_ms
+    }
+
+    /// Tasks have waited too long at the earliest then; gives when, if ever.
+    pub(super) fn extend_queue_time(&mut self, until_mono_ms: u64) -> Option<u64> {
+        self.queue_deadline_ms = self.queue_deadline_ms.map(|at_ms| at_ms.max(until_mono_ms));
+        self.queue_deadline_ms
+    }
+
+    /// What has not started has waited too long. Never while the batch is on hold.
+    pub(super) fn is_overdue(&self, now_mono_ms: u64) -> bool {
+        !self.state.on_hold && self.queue_deadline_ms.is_some_and(|at_ms| at_ms <= now_mono_ms)
+    }
+
+    /// As many tasks have failed as may.
+    pub(super) fn has_failed(&self) -> bool {
+        self.head.options.max_failures.is_some_and(|most| self.state.counts.failed >= most)
+    }
+
+    /// It was given up: nothing of it starts any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.head.options.max_failures.is_some() && !self.state.on_hold && !self.state.message.is_empty()
+    }
+
+    /// Whether failures since this was last asked are the ones too many.
+    pub(super) fn notice_failures(&mut self) -> bool {
+        let failed = self.state.counts.failed;
+        let grown = failed > std::mem::replace(&mut self.noticed_failures, failed);
+        grown && self.has_failed() && !self.is_abandoned()
+    }
+
+    /// How long a task may run.
+    pub(super) fn time_limit_ms(&self, task: TaskIndex) -> Option<u64> {
+        self.own.time_limit_ms(&self.head.options, task)
+    }
+
+    /// What a worker does by itself to an attempt of this task. `lost_after_ms`: when it is given up.
+    pub(super) fn terms(&self, task: TaskIndex, lost_after_ms: u64) -> Terms {
+        let grace_ms = self.head.options.grace_ms();
+        let time_limit_ms = self.time_limit_ms(task);
+        if self.head.options.on_disconnect != Some(OnDisconnect::Stop) {
+            return Terms { time_limit_ms, grace_ms, stop_after_cut_off_ms: None };
+        }
+        // It has to be over before the task may run elsewhere, also where that comes soon.
+        let grace_ms = grace_ms.min(u32::try_from(lost_after_ms / 4).unwrap_or(u32::MAX));
+        let late = lost_after_ms.saturating_sub(grace_ms.into()).saturating_sub(CUT_OFF_MARGIN_MS);
+        let stop_after_cut_off_ms = Some(late.max(lost_after_ms / 2).max(1));
+        Terms { time_limit_ms, grace_ms, stop_after_cut_off_ms }
     }
 
     /// Ends an active attempt's task, and gives what the attempt was.
@@ -267,20 +471,24 @@ impl Live {
         let Slot::Waiting { attempts } = *slot else { return None };
         *slot = Slot::Ended { status, attempts };
         self.returned.remove(&task.0);
+        self.backing_off.remove(&task.0);
         self.excluded.remove(&task.0);
         self.state.counts.queued -= 1;
         *self.state.counts.of(status) += 1;
         Some(AttemptNo(attempts))
     }
 
-    /// Puts an ended task back into the queue.
+    /// Puts an ended task back into the queue; none of its attempts counts from now on.
     pub(super) fn reopen(&mut self, task: TaskIndex) -> Option<AttemptNo> {
         let slot = self.slots.get_mut((task.0 as usize).checked_sub(1)?)?;
         let Slot::Ended { status, attempts } = *slot else { return None };
         *slot = Slot::Waiting { attempts };
         *self.state.counts.of(status) -= 1;
         self.state.counts.queued += 1;
-        self.returned.insert(task.0);
+        self.wait_again(task);
+        if attempts > 0 {
+            self.uncounted.insert(task.0, attempts);
+        }
         Some(AttemptNo(attempts))
     }
 
@@ -294,16 +502,19 @@ impl Live {
         self.excluded.get(&task.0).is_some_and(|workers| workers.contains(worker))
     }
 
-    /// Ends waiting tasks that none of these machines could start, as failed.
-    pub(super) fn end_excluded(&mut self, machines: &[InstanceId]) -> Vec<(TaskIndex, AttemptNo)> {
-        let hopeless: Vec<_> = self
-            .excluded
+    /// Some machine could not start a task's program.
+    pub(super) fn is_excluded_somewhere(&self, task: TaskIndex) -> bool {
+        self.excluded.contains_key(&task.0)
+    }
+
+    /// Waiting tasks that none of these machines could start.
+    pub(super) fn hopeless(&self, machines: &[InstanceId]) -> Vec<TaskIndex> {
+        self.excluded
             .iter()
             .filter(|(_, excluded)| machines.iter().all(|machine| excluded.contains(machine)))
             .map(|(task, _)| TaskIndex(*task))
-            .collect();
-        let mut end = |task| Some((task, self.end_waiting(task, TaskStatus::Failed)?));
-        hopeless.into_iter().filter_map(&mut end).collect()
+            .filter(|task| matches!(self.slot(*task), Some(Slot::Waiting { .. })))
+            .collect()
     }
 
     /// Tasks by slot, 1 first.
@@ -325,8 +536,16 @@ impl Live {
             start_ms: active.start_ms,
             cancel_requested: active.cancel_grace_ms.is_some(),
             cancel_grace_ms: active.cancel_grace_ms,
+            uncounted: self.uncounted(task),
             ..TaskState::default()
         })
+    }
+
+    /// From the cursor on (a restart sets it back), waiting is being in the queue.
+    fn wait_again(&mut self, task: TaskIndex) {
+        if task.0 < self.cursor {
+            self.returned.insert(task.0);
+        }
     }
 
     fn take(&mut self, task: TaskIndex, attempt: AttemptNo, next: Slot) -> Option<Active> {

@@ -18,6 +18,7 @@ use super::{
     live::{Live, Slot},
     model::{BatchState, BatchStatus, Counts, LoadedBatch, RequestRecord, TaskState, TaskStatus, WorkerRow},
     timers::{Timer, Timers},
+    waiting::{self, WaitingEnd},
 };
 
 /// Numbers of the protocol; the defaults are the documented ones.
@@ -129,7 +130,13 @@ impl Machine {
             machine.fleet.remember(row, now.mono_ms);
         }
         for loaded in batches {
-            let live = Live::from_loaded(loaded);
+            let mut live = Live::from_loaded(loaded, now);
+            for (task, until_ms) in live.waits() {
+                machine.timers.set(until_ms, Timer::Retry(live.head.id, task));
+            }
+            if let Some(at_ms) = live.extend_queue_time(now.mono_ms + config.recovery_ms) {
+                machine.timers.set(at_ms, Timer::Queue(live.head.id));
+            }
             for (task, active) in live.actives() {
                 let attempt = AttemptId { life, batch: live.head.id, task, attempt: active.attempt };
                 machine.fleet.remember_ref(&active.worker, now.mono_ms);
@@ -146,6 +153,11 @@ impl Machine {
             machine.timers.set(now.mono_ms + patience, Timer::Away(instance));
         }
         machine
+    }
+
+    /// The batch is in memory: it has not ended.
+    pub fn is_unfinished(&self, batch: BatchId) -> bool {
+        self.batches.contains_key(&batch)
     }
 
     /// When the next timer is due, in `Now::mono_ms`.
@@ -173,8 +185,10 @@ impl Machine {
             Event::Retry(_, retry) => batch_and_request(retry.batch, &retry.request),
             Event::Release(_, release) => batch_and_request(release.batch, &release.request),
             Event::Hello(_, _, hello) => {
-                needs.attempts =
-                    hello.held.iter().map(|(id, _)| *id).filter(|id| self.is_past(*id)).collect();
+                let held = hello.held.iter().map(|(id, _)| *id);
+                needs.attempts = held.clone().filter(|id| self.is_past(*id)).collect();
+                // Whether an attempt of another life is of a task that is known here.
+                needs.tasks = held.filter(|id| id.life != self.life).map(|id| (id.batch, id.task)).collect();
             }
             Event::Worker(_, FromWorker::Ended(id, _)) if self.is_past(*id) => {
                 needs.attempts.push(*id);
@@ -230,6 +244,7 @@ impl Machine {
         while let Some(timer) = self.timers.pop_due(now.mono_ms) {
             self.on_timer(&mut turn, timer);
         }
+        self.abandon_batches(&mut turn);
         self.schedule(&mut turn);
         self.close(turn)
     }
@@ -240,7 +255,14 @@ impl Machine {
             let Some(live) = self.batches.get_mut(&batch) else { continue };
             if live.state.counts.unfinished() == 0 && !live.state.status.is_ended() {
                 let cancelled = live.state.cancel_reason.is_some() && live.state.counts.cancelled > 0;
-                live.state.status = if cancelled { BatchStatus::Cancelled } else { BatchStatus::Completed };
+                live.state.status = match live.has_failed() {
+                    _ if cancelled => BatchStatus::Cancelled,
+                    true => BatchStatus::Failed,
+                    false => BatchStatus::Completed,
+                };
+                if live.state.status == BatchStatus::Failed && live.state.message.is_empty() {
+                    live.state.message = waiting::abandoned(live);
+                }
                 live.state.end_ms = Some(turn.now.unix_ms);
                 if live.state.uses_key {
                     turn.change(Change::Secret(batch, None));
@@ -268,8 +290,8 @@ impl Machine {
 
     /// The attempt is not one that runs or may run.
     fn is_past(&self, id: AttemptId) -> bool {
-        id.life == self.life
-            && self.batches.get(&id.batch).is_none_or(|live| live.active(id.task, id.attempt).is_none())
+        id.life != self.life
+            || self.batches.get(&id.batch).is_none_or(|live| live.active(id.task, id.attempt).is_none())
     }
 
     fn on_submit(&mut self, turn: &mut Turn, reply: ReplyId, submit: Submit, facts: &Facts) {
@@ -291,7 +313,11 @@ impl Machine {
             on_hold: false,
             message: String::new(),
         };
-        self.batches.insert(id, Live::new(submit.head.clone(), state.clone()));
+        let mut live = Live::new(submit.head.clone(), state.clone());
+        if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
+            self.timers.set(at_ms, Timer::Queue(id));
+        }
+        self.batches.insert(id, live);
         turn.change(Change::NewBatch { head: submit.head, state, specs: submit.specs });
         if submit.secret.is_some() {
             turn.change(Change::Secret(id, submit.secret));
@@ -331,7 +357,7 @@ impl Machine {
         } else {
             cancel.tasks
         };
-        let grace_ms = if cancel.immediate { 0 } else { super::DEFAULT_GRACE_MS };
+        let grace_ms = if cancel.immediate { 0 } else { live.head.options.grace_ms() };
         for task in tasks {
             self.cancel_task(turn, id, task, grace_ms);
         }
@@ -342,16 +368,14 @@ impl Machine {
 
     fn cancel_task(&mut self, turn: &mut Turn, batch: BatchId, task: TaskIndex, grace_ms: u32) {
         let Some(live) = self.batches.get_mut(&batch) else { return };
-        if let Some(attempt) = live.end_waiting(task, TaskStatus::Cancelled) {
-            let state = TaskState {
-                revision: live.state.revision,
+        if matches!(live.slot(task), Some(Slot::Waiting { .. })) {
+            let end = WaitingEnd {
                 status: TaskStatus::Cancelled,
-                attempt,
+                failure: None,
+                message: String::new(),
                 cancel_requested: true,
-                end_ms: Some(turn.now.unix_ms),
-                ..TaskState::default()
             };
-            return turn.change(Change::Task(batch, task, Box::new(state)));
+            return waiting::end_waiting(turn, live, task, end);
         }
         let Some(Slot::Active(active)) = live.slot(task) else { return };
         let (attempt, instance) = (active.attempt, active.worker.instance.clone());
@@ -386,6 +410,10 @@ impl Machine {
             turn.touch(live);
             live.state.on_hold = false;
             live.state.message = String::new();
+            // Nothing could start before.
+            if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
+                self.timers.set(at_ms, Timer::Queue(id));
+            }
         }
         let revision = live.state.revision;
         remember(turn, release.request, id);
@@ -398,7 +426,7 @@ impl Machine {
         }
         let id = retry.batch;
         let loaded = facts.batches.remove(&id).flatten();
-        let mut from_store = loaded.map(Live::from_loaded);
+        let mut from_store = loaded.map(|loaded| Live::from_loaded(loaded, turn.now));
         let Some(live) = from_store.as_mut().or(self.batches.get_mut(&id)) else {
             return turn.reply(reply, Reply::Refused(Refused::UnknownBatch(id)));
         };
@@ -426,9 +454,23 @@ impl Machine {
         }
         live.state.end_ms = None;
         live.state.cancel_reason = None;
+        if !live.state.on_hold {
+            live.state.message = String::new();
+        }
+        let deadline_ms = live.begin_queue_time(turn.now.mono_ms);
+        if let Some(at_ms) = deadline_ms {
+            self.timers.set(at_ms, Timer::Queue(id));
+        }
         for task in tasks {
             if let Some(attempt) = live.reopen(task) {
-                let state = TaskState { revision: live.state.revision, attempt, ..TaskState::default() };
+                let state = TaskState {
+                    revision: live.state.revision,
+                    attempt,
+                    uncounted: live.uncounted(task),
+                    // So that a restart knows since when it waits.
+                    not_before_ms: deadline_ms.map(|_| turn.now.unix_ms),
+                    ..TaskState::default()
+                };
                 turn.change(Change::Task(id, task, Box::new(state)));
             }
         }

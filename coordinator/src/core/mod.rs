@@ -28,10 +28,13 @@ pub mod payload;
 pub mod plan;
 pub mod policy;
 pub mod refusal;
+pub mod renewal;
+pub mod retention;
 pub mod run_mode;
 mod schedule;
 mod sessions;
 mod timers;
+mod waiting;
 
 /// Between TERM and KILL, where nothing else is said: 10 s.
 pub const DEFAULT_GRACE_MS: u32 = 10_000;

@@ -43,7 +43,7 @@ pub enum BatchStatus {
     Completed,
     /// Every task has ended after the whole batch was cancelled.
     Cancelled,
-    /// The batch itself could not be carried on.
+    /// It was given up, since too many of its tasks had failed, and every task has ended.
     Failed,
 }
 
@@ -317,6 +317,8 @@ pub struct LoadedBatch {
     pub state: BatchState,
     /// Task 1 first; exactly `head.task_count` of them.
     pub tasks: Vec<TaskState>,
+    /// Machines that could not start a task's program.
+    pub excluded: Vec<(TaskIndex, InstanceId)>,
 }
 
 /// A call that must not be carried out twice.

@@ -1,8 +1,9 @@
 //! The one table from how an attempt ended to what becomes of its task.
 
 use super::{
-    event::{Ended, Outcome},
+    event::{Ended, Outcome, StopCause},
     model::{FailureReason, TaskStatus},
+    options::spell,
 };
 
 /// What becomes of a task whose attempt has ended.
@@ -25,11 +26,33 @@ pub(super) enum Verdict {
 }
 
 /// Decides. A cancellation wins only where it did something: if the program had ended before it was told to,
-/// its own outcome stands.
-pub(super) fn decide(ended: &Ended, cancel_requested: bool) -> Verdict {
+/// its own outcome stands, and so does a time-out that came first.
+///
+/// What a worker ended for a reason of its own fails whatever the exit code was: nobody knows what is left of its
+/// work. `time_limit_ms` is the task's, for the words.
+pub(super) fn decide(ended: &Ended, cancel_requested: bool, time_limit_ms: Option<u64>) -> Verdict {
     let ran = matches!(ended.outcome, Outcome::Exited(_) | Outcome::Signalled(_));
-    if cancel_requested && (ended.stop_sent || !ran) {
+    let cause = ended.stop_cause.filter(|_| ran && ended.stop_sent);
+    if cancel_requested && (ended.stop_sent || !ran) && cause != Some(StopCause::TimeLimit) {
         return Verdict::Ends { status: TaskStatus::Cancelled, failure: None, message: String::new() };
+    }
+    let own_reason = match cause {
+        Some(StopCause::TimeLimit) => {
+            let limit = time_limit_ms
+                .map_or_else(|| "its time limit".to_owned(), |ms| format!("its time limit of {}", spell(ms)));
+            Some((FailureReason::TimedOut, format!("it ran longer than {limit} and was ended")))
+        }
+        Some(StopCause::CutOff) => {
+            let message = "its worker was cut off from the coordinator and ended it (on_disconnect: stop)";
+            Some((FailureReason::WorkerCrashed, message.to_owned()))
+        }
+        Some(StopCause::WorkerStopped) => {
+            Some((FailureReason::WorkerCrashed, "its worker was told to end its tasks".to_owned()))
+        }
+        Some(StopCause::Requested) | None => None,
+    };
+    if let Some((failure, message)) = own_reason {
+        return Verdict::Ends { status: TaskStatus::Failed, failure: Some(failure), message };
     }
     let (failure, message) = match &ended.outcome {
         Outcome::LaunchFailed { task_fault: false, message } => return Verdict::Elsewhere(message.clone()),
@@ -69,6 +92,7 @@ mod tests {
         Ended {
             outcome,
             stop_sent,
+            stop_cause: None,
             log_size: 0,
             log_discarded: 0,
             output_failed: None,
@@ -78,7 +102,7 @@ mod tests {
     }
 
     fn status(outcome: Outcome, stop_sent: bool, cancel: bool) -> (TaskStatus, Option<FailureReason>) {
-        match decide(&ended(outcome, stop_sent), cancel) {
+        match decide(&ended(outcome, stop_sent), cancel, None) {
             Verdict::Ends { status, failure, .. } => (status, failure),
             Verdict::Elsewhere(_) => (TaskStatus::Queued, None),
         }
@@ -119,10 +143,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_worker_ended_by_itself_fails_whatever_the_exit_code() {
+        use FailureReason as F;
+        use StopCause as C;
+        use TaskStatus as T;
+        for (cause, cancel, expected, said) in [
+            (C::TimeLimit, false, (T::Failed, Some(F::TimedOut)), "its time limit of 90 s"),
+            // The limit came first.
+            (C::TimeLimit, true, (T::Failed, Some(F::TimedOut)), "its time limit of 90 s"),
+            (C::CutOff, false, (T::Failed, Some(F::WorkerCrashed)), "cut off"),
+            (C::CutOff, true, (T::Cancelled, None), ""),
+            (C::WorkerStopped, false, (T::Failed, Some(F::WorkerCrashed)), "told to end its tasks"),
+            (C::WorkerStopped, true, (T::Cancelled, None), ""),
+            (C::Requested, true, (T::Cancelled, None), ""),
+        ] {
+            for outcome in [Outcome::Exited(0), Outcome::Exited(9), Outcome::Signalled(15)] {
+                let ended = Ended { stop_cause: Some(cause), ..ended(outcome, true) };
+                let Verdict::Ends { status, failure, message } = decide(&ended, cancel, Some(90_000)) else {
+                    panic!("it ends")
+                };
+                assert_eq!((status, failure), expected, "{cause:?} {cancel}");
+                assert!(message.contains(said), "{message}");
+            }
+        }
+        // It had ended before: nothing was stopped.
+        let ended = Ended { stop_cause: Some(C::TimeLimit), ..ended(Outcome::Exited(0), false) };
+        assert!(matches!(decide(&ended, false, None), Verdict::Ends { status: T::Completed, .. }));
+    }
+
+    #[test]
     fn output_that_could_not_be_kept_fails_a_task_that_exited_well() {
         let mut ended = ended(Outcome::Exited(0), false);
         ended.output_failed = Some("no space left on device".into());
-        let Verdict::Ends { status, failure, message } = decide(&ended, false) else { panic!("it ends") };
+        let Verdict::Ends { status, failure, message } = decide(&ended, false, None) else {
+            panic!("it ends")
+        };
         assert_eq!((status, failure), (TaskStatus::Failed, Some(FailureReason::OutputFailed)));
         assert_eq!(message, "no space left on device");
     }

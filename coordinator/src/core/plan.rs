@@ -153,8 +153,8 @@ pub fn plan_task(
         output: request.output.clone(),
         sync: request.sync,
         run_mode: RunMode::ConfirmRun,
-        time_limit_ms: None,
-        retry: None,
+        time_limit_ms: request.time_limit_ms,
+        retry: request.retry.clone(),
         model,
     };
     if !request.card_input.trim().is_empty() {

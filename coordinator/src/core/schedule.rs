@@ -63,7 +63,8 @@ impl Machine {
         }
         self.fleet.change(&instance, |worker| worker.held.insert(id));
         self.timers.set(turn.now.mono_ms + self.config.offer_timeout_ms, Timer::Offer(id));
-        turn.send(session, ToWorker::Offer(id));
+        let terms = live.terms(task, self.config.lost_after_ms);
+        turn.send(session, ToWorker::Offer(id, terms));
         true
     }
 }

@@ -59,6 +59,8 @@ impl Machine {
         let verdicts = held
             .iter()
             .map(|(id, phase)| {
+                // Of another life, and of a task that is known here: of the data that this is a copy of.
+                let related = id.life != self.life && facts.tasks.contains_key(&(id.batch, id.task));
                 let verdict = match (current.get(id), phase) {
                     (Some(_), HeldPhase::Ended) => Verdict::Report,
                     // It may not have begun yet, and need not.
@@ -68,11 +70,13 @@ impl Machine {
                         Verdict::GoOn
                     }
                     (None, HeldPhase::Ended)
-                        if facts.attempts.get(id).is_some_and(AttemptRow::is_given_up) =>
+                        if facts.attempts.get(id).map_or(related, AttemptRow::is_given_up) =>
                     {
                         Verdict::Report
                     }
                     (None, HeldPhase::Ended) => Verdict::Forget,
+                    // It has cost money, and may be wanted where it was handed out.
+                    (None, HeldPhase::Running) if related => Verdict::GoOn,
                     (None, HeldPhase::Accepted | HeldPhase::Running) => Verdict::Stop,
                 };
                 (*id, verdict)
@@ -167,6 +171,8 @@ impl Machine {
         match timer {
             Timer::Offer(id) => self.on_offer_timer(turn, id),
             Timer::Away(instance) => self.on_away_timer(turn, &instance),
+            Timer::Retry(batch, task) => self.on_retry_timer(turn.now, batch, task),
+            Timer::Queue(batch) => self.on_queue_timer(turn, batch),
             Timer::Unpause(instance) => {
                 let now = turn.now.mono_ms;
                 self.fleet.change(&instance, |worker| {

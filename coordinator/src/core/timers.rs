@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use muster_proto::AttemptId;
+use muster_proto::{AttemptId, BatchId, TaskIndex};
 
 use super::model::InstanceId;
 
@@ -15,6 +15,10 @@ pub(super) enum Timer {
     Away(InstanceId),
     /// A worker that gave an offer back may get tasks again.
     Unpause(InstanceId),
+    /// A task may have waited long enough for its retry.
+    Retry(BatchId, TaskIndex),
+    /// Tasks of a batch may have waited too long for their first start.
+    Queue(BatchId),
 }
 
 /// All timers.

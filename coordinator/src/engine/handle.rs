@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     core::{
         event::{
-            Cancel, FromWorker, Hello, Refused, Release, Reply, Retry, SessionId, Steer, Submit, Verdict,
-            WorkerView,
+            Cancel, FromWorker, Hello, Refused, Release, Reply, Retry, SessionId, Steer, Submit, Terms,
+            Verdict, WorkerView,
         },
         explain::Explanation,
-        model::Revision,
+        model::{Revision, UnixMs},
         plan::TaskSpec,
     },
     secrets::Secret,
@@ -58,6 +58,8 @@ pub(super) enum Input {
     Worker(SessionId, FromWorker),
     Gone(SessionId),
     LogStored(AttemptId, u64),
+    Remove(BatchId, oneshot::Sender<bool>),
+    ForgetRequests(UnixMs, oneshot::Sender<bool>),
     Shutdown,
 }
 
@@ -94,6 +96,8 @@ pub struct Offer {
     pub log_limit: u64,
     /// The key of its batch, in the clear.
     pub api_key: Option<Secret>,
+    /// What the worker does to it by itself.
+    pub terms: Terms,
 }
 
 /// A worker's session: what the Attach stream is to send.
@@ -203,6 +207,21 @@ impl Handle {
     /// Says that output is synced up to an offset. Called by the log writer's thread.
     pub fn log_stored_blocking(&self, attempt: AttemptId, offset: u64) -> Result<(), Stopped> {
         self.inputs.blocking_send(Input::LogStored(attempt, offset)).map_err(|_| Stopped)
+    }
+
+    /// Removes a slice of an ended batch from the store; true once nothing of it is left. One that has not ended
+    /// (it was retried meanwhile) is left alone, which is true at once.
+    pub async fn remove(&self, batch: BatchId) -> Result<bool, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.inputs.send(Input::Remove(batch, sender)).await.map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Forgets a slice of the requests that came before `before_ms` and whose batch is gone; true once none is left.
+    pub async fn forget_requests(&self, before_ms: UnixMs) -> Result<bool, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.inputs.send(Input::ForgetRequests(before_ms, sender)).await.map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
     }
 
     /// Asks the engine to stop after the group in flight. Sessions get a goodbye.

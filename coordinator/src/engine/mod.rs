@@ -180,8 +180,22 @@ impl Engine {
         let begin = Instant::now();
         let mut next = Some(first);
         while let Some(input) = next {
-            let Some(event) = self.outputs.admit(input) else { return Ok(false) };
-            self.step(event)?;
+            match input {
+                Input::Remove(batch, reply) => {
+                    // What is pending may reopen it, or be about it.
+                    self.flush()?;
+                    let gone = self.machine.is_unfinished(batch) || self.store.remove(batch)?;
+                    // Whoever asked may have gone, and asks again.
+                    let _ = reply.send(gone);
+                }
+                Input::ForgetRequests(before_ms, reply) => {
+                    let _ = reply.send(self.store.forget_requests(before_ms)?);
+                }
+                input => {
+                    let Some(event) = self.outputs.admit(input) else { return Ok(false) };
+                    self.step(event)?;
+                }
+            }
             let full = self.pending.changes.len() >= MAX_GROUP_CHANGES || begin.elapsed() >= MAX_GROUP_TIME;
             next = if full { None } else { self.inputs.try_recv().ok() };
         }
@@ -259,7 +273,11 @@ fn concerns(change: &Change, needs: &Needs) -> bool {
     };
     match change {
         Change::NewBatch { head, .. } => batch(&head.id),
-        Change::Batch(id, _) | Change::Task(id, ..) | Change::Secret(id, _) => batch(id),
+        Change::Batch(id, _)
+        | Change::Task(id, ..)
+        | Change::Secret(id, _)
+        | Change::Exclude(id, ..)
+        | Change::ForgetExclusions(id, _) => batch(id),
         Change::Attempt(row) => batch(&row.id.batch),
         Change::Request(record) => needs.request.as_ref() == Some(&record.id),
         Change::Worker(_) | Change::ForgetWorker(_) => false,

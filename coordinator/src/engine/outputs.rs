@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     core::{
-        event::{Change, Event, Output, Reply, ReplyId, SessionId, ToWorker},
+        event::{Change, Event, Output, Reply, ReplyId, SessionId, Terms, ToWorker},
         model::{FailureReason, TaskKey},
         plan::TaskSpec,
     },
@@ -63,7 +63,8 @@ impl Outputs {
                 Event::Gone(session)
             }
             Input::LogStored(attempt, offset) => Event::LogStored(attempt, offset),
-            Input::Shutdown => return None,
+            // The engine has taken the removals out.
+            Input::Remove(..) | Input::ForgetRequests(..) | Input::Shutdown => return None,
         })
     }
 
@@ -125,8 +126,8 @@ impl Outputs {
             ToWorker::Welcome(verdicts) => SessionMessage::Welcome(
                 verdicts.into_iter().map(|(id, verdict)| (id, verdict, self.logs.stored(id))).collect(),
             ),
-            ToWorker::Offer(attempt) => {
-                SessionMessage::Offer(Box::new(loads.offer(attempt, self.log_limit)?))
+            ToWorker::Offer(attempt, terms) => {
+                SessionMessage::Offer(Box::new(loads.offer(attempt, terms, self.log_limit)?))
             }
             ToWorker::Stop { attempt, grace_ms } => SessionMessage::Stop { attempt, grace_ms },
             ToWorker::Acknowledged(attempt) => SessionMessage::Acknowledged(attempt),
@@ -162,7 +163,7 @@ impl Loads {
         let wanted: Vec<TaskKey> = outputs
             .iter()
             .filter_map(|output| match output {
-                Output::Send(_, ToWorker::Offer(id)) => Some((id.batch, id.task)),
+                Output::Send(_, ToWorker::Offer(id, _)) => Some((id.batch, id.task)),
                 _ => None,
             })
             .collect();
@@ -178,7 +179,7 @@ impl Loads {
         Ok(Self { specs: wanted.into_iter().zip(specs).collect(), keys })
     }
 
-    fn offer(&self, attempt: AttemptId, log_limit: u64) -> Result<Offer, Unsendable> {
+    fn offer(&self, attempt: AttemptId, terms: Terms, log_limit: u64) -> Result<Offer, Unsendable> {
         let api_key = match self.keys.get(&attempt.batch) {
             None | Some(Ok(None)) => None,
             Some(Ok(Some(key))) => Some(Secret::new(key.expose().to_owned())),
@@ -189,7 +190,7 @@ impl Loads {
         };
         // Not taken out: where a worker dials in anew, a task can be offered twice in a group.
         match self.specs.get(&(attempt.batch, attempt.task)).cloned() {
-            Some(spec) => Ok(Offer { attempt, spec, log_limit, api_key }),
+            Some(spec) => Ok(Offer { attempt, spec, log_limit, api_key, terms }),
             // Every offer's spec was read above.
             None => Err((attempt, FailureReason::WorkerCrashed, "its parameters could not be read".into())),
         }
@@ -211,7 +212,11 @@ mod tests {
         };
         for attempt in [1, 2].map(AttemptNo) {
             let id = AttemptId { life: LifeId(1), batch, task: TaskIndex(1), attempt };
-            assert!(loads.offer(id, 1).is_ok(), "the first went to a session that was replaced meanwhile");
+            let terms = Terms { time_limit_ms: None, grace_ms: 0, stop_after_cut_off_ms: None };
+            assert!(
+                loads.offer(id, terms, 1).is_ok(),
+                "the first went to a session that was replaced meanwhile"
+            );
         }
     }
 }

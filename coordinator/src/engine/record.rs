@@ -60,6 +60,8 @@ pub(super) fn record(change: &Change) {
         ),
         Change::Batch(..)
         | Change::Attempt(_)
+        | Change::Exclude(..)
+        | Change::ForgetExclusions(..)
         | Change::Secret(..)
         | Change::Request(_)
         | Change::ForgetWorker(_) => {}

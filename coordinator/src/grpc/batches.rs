@@ -19,7 +19,7 @@ use crate::{
         admission::Approvals,
         event::{self, Refused, RetryLimits},
         model::{BatchHead, BatchState, BatchStatus, Counts, TaskState, UnixMs},
-        options::BatchOptions,
+        options::own_options,
         plan::{Planned, TaskSpec, plan_batch},
     },
     engine::handle,
@@ -223,6 +223,7 @@ async fn submit_batch(context: &Context, mut request: v1::SubmitBatchRequest) ->
         let planned = plan(context, Arc::clone(&request), BatchId::new(0, 0), "").await?;
         return Ok(preview(context, planned));
     }
+    context.room_for(&request_id).await?;
     for _ in 0..BATCH_IDS {
         // Planned anew for each id: that is once in all but one of half a million calls.
         let id = match context.first_batch() {
@@ -272,7 +273,7 @@ async fn plan(
     let keyring = Arc::clone(&context.keyring);
     let request_id = request_id.to_owned();
     let work = move || {
-        let payload = submit::payload(
+        let mut payload = submit::payload(
             Payload {
                 batch_json: &request.batch_json,
                 tasks: &request.tasks,
@@ -281,6 +282,7 @@ async fn plan(
             },
             &catalog,
         )?;
+        let mut options = submit::options(request.options.as_ref(), std::mem::take(&mut payload.options))?;
         let policy = policy.read();
         let approvals =
             Approvals { concurrency: request.concurrency_approved, task_count: request.task_count_approved };
@@ -289,6 +291,7 @@ async fn plan(
                 .map_err(|refusal| status::refusal(&refusal))?;
         // A payload's tasks were counted against a limit of 32 bits.
         let task_count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        options.own = own_options(tasks.iter().map(|task| (task.time_limit_ms, task.retry.as_ref())));
         let key = submit::api_key(&request.api_key)?;
         let secret = key.filter(|_| !request.validate_only).map(|key| keyring.seal(id, key)).transpose();
         let secret = secret.map_err(|error| status::seal(&error))?;
@@ -300,7 +303,7 @@ async fn plan(
             effective_concurrency: admitted.effective_concurrency,
             configured_max_concurrency: admitted.configured_max_concurrency,
             configured_max_tasks: admitted.configured_max_tasks,
-            options: BatchOptions::default(),
+            options,
         };
         let request = once("SubmitBatch", request_id, request.as_ref());
         Ok(event::Submit { head, specs: tasks, secret, request })
@@ -373,6 +376,7 @@ async fn retry_batch(context: &Context, mut request: v1::RetryBatchRequest) -> R
     let policy = Arc::clone(&context.policy);
     let policy = context.compute(move || policy.read()).await?;
     let limits = RetryLimits { policy, approvals };
+    context.room_for(&request_id).await?;
     let request = once("RetryBatch", request_id, &request);
     let retry = event::Retry { batch, tasks, secret, limits, request };
     let (batch, _) = context.engine.retry(retry).await.map_err(|error| status::engine(&error))?;

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::{
     core::{catalog::Catalog, model::TaskStatus},
+    disk::Disk,
     engine::handle::Handle,
     logs::Logs,
     policy_file::PolicyFile,
@@ -18,7 +19,7 @@ use crate::{
     watch::Hub,
 };
 
-use super::{convert, status};
+use super::{convert, feed::Feeds, status};
 
 /// Reads of the store at once; more wait in line, so that watchers cannot take every blocking thread. Twice
 /// what the store carries out at once, so that it never waits for the next.
@@ -33,10 +34,13 @@ pub(crate) struct Context {
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) logs: Logs,
     pub(crate) hub: Hub,
+    /// What watchers of the same batch share.
+    pub(super) feeds: Feeds,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
     pub(crate) models: Arc<Models>,
+    pub(crate) disk: Arc<Disk>,
     /// Cancelled when the coordinator begins to stop: streams end themselves.
     pub(crate) stopping: CancellationToken,
     pub(crate) life: LifeId,
@@ -56,16 +60,14 @@ pub(crate) struct Parts {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) policy: Arc<PolicyFile>,
     pub(crate) models: Arc<Models>,
+    pub(crate) disk: Arc<Disk>,
     pub(crate) stopping: CancellationToken,
     pub(crate) first_batch: Option<BatchId>,
 }
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { engine, reader, logs, hub, keyring, catalog, policy, models, stopping, first_batch } =
-            parts;
-        let life = reader.life();
-        Self {
+        let Parts {
             engine,
             reader,
             logs,
@@ -74,6 +76,22 @@ impl Context {
             catalog,
             policy,
             models,
+            disk,
+            stopping,
+            first_batch,
+        } = parts;
+        let life = reader.life();
+        Self {
+            engine,
+            reader,
+            logs,
+            hub,
+            feeds: Feeds::default(),
+            keyring,
+            catalog,
+            policy,
+            models,
+            disk,
             stopping,
             life,
             first_batch: Arc::new(Mutex::new(first_batch)),
@@ -93,6 +111,17 @@ impl Context {
         if *first == Some(id) {
             *first = None;
         }
+    }
+
+    /// Refuses new work while the disk is nearly full, unless it is a repeated call: that one has been carried out.
+    pub(crate) async fn room_for(&self, request_id: &str) -> Result<(), Status> {
+        let disk = Arc::clone(&self.disk);
+        let Err(low) = self.compute(move || disk.check()).await? else { return Ok(()) };
+        let id = request_id.to_owned();
+        if !id.is_empty() && self.read(move |reader| reader.request(&id)).await?.is_some() {
+            return Ok(());
+        }
+        Err(status::disk_low(low))
     }
 
     /// Reads the store on a blocking thread.

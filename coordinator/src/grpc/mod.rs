@@ -8,6 +8,7 @@ mod batches;
 pub(crate) mod context;
 mod convert;
 mod explain;
+mod feed;
 mod fleet;
 mod front;
 mod health;

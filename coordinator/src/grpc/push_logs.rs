@@ -2,8 +2,9 @@
 //!
 //! Knows no sessions: the stream is a connection of its own, and a byte's place is named by its attempt and
 //! offset. What was stored before is passed over, so that sending again does no harm. Attempts that nobody
-//! could ask for (of another life, never handed out) are passed over without an acknowledgement: a worker that
-//! holds such a one is told to forget it in its session.
+//! could ask for (of a task that is not known here, never handed out) are passed over without an acknowledgement: a
+//! worker that holds such a one is told to forget it in its session. So is the newest attempt of a task where it was
+//! offered to another worker. Who pushes output of an older one is not looked at: it has ended, and is only late.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +16,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::{config::MAX_LOG_LIMIT, logs};
+use crate::{config::MAX_LOG_LIMIT, core::model::InstanceId, logs};
 
 use super::{context::Context, convert::attach, status};
 
@@ -42,7 +43,8 @@ pub(crate) fn push_logs(
     let (sender, acks) = mpsc::channel(WAITING_ACKS);
     tokio::spawn(async move {
         let stopping = context.stopping.clone();
-        let mut pushes = Pushes { context, attempts: HashMap::new(), passed_over: HashSet::new() };
+        let mut pushes =
+            Pushes { context, instance: None, attempts: HashMap::new(), passed_over: HashSet::new() };
         let end = tokio::select! {
             () = sender.closed() => return,
             () = stopping.cancelled() => status::shutting_down(),
@@ -74,6 +76,8 @@ impl Drop for Push {
 
 struct Pushes {
     context: Context,
+    /// Whose stream it is, once a message has come.
+    instance: Option<InstanceId>,
     attempts: HashMap<AttemptId, Push>,
     passed_over: HashSet<AttemptId>,
 }
@@ -105,7 +109,11 @@ impl Pushes {
             let description = format!("reaches byte {end}; at most {MAX_LOG_LIMIT} of an attempt are kept");
             return Err(status::invalid("offset", &description));
         }
-        if !self.attempts.contains_key(&attempt) && !self.begin(attempt, sender).await? {
+        let instance = attach::instance("instance_id", &request.instance_id)?;
+        if *self.instance.get_or_insert_with(|| instance.clone()) != instance {
+            return Err(status::invalid("instance_id", "has changed; a stream is one worker's"));
+        }
+        if !self.attempts.contains_key(&attempt) && !self.begin(attempt, &instance, sender).await? {
             return Ok(());
         }
         match self.context.logs.append(attempt, request.offset, request.data).await {
@@ -134,12 +142,20 @@ impl Pushes {
     }
 
     /// Prepares for an attempt's first chunk; false where its output is not wanted.
-    async fn begin(&mut self, attempt: AttemptId, sender: &Sender) -> Result<bool, Status> {
+    async fn begin(
+        &mut self,
+        attempt: AttemptId,
+        instance: &InstanceId,
+        sender: &Sender,
+    ) -> Result<bool, Status> {
         if self.passed_over.contains(&attempt) {
             return Ok(false);
         }
-        if !self.wanted(attempt).await? {
-            tracing::warn!(%attempt, life = %attempt.life, "output of an attempt that is not known here is passed over");
+        if !is_wanted(&self.context, attempt, instance).await? {
+            tracing::warn!(
+                %attempt, life = %attempt.life, instance = instance.0,
+                "output of an attempt that is not known here, or is another worker's, is passed over"
+            );
             if self.passed_over.len() >= MAX_PASSED_OVER {
                 self.passed_over.clear();
             }
@@ -159,15 +175,6 @@ impl Pushes {
         Ok(true)
     }
 
-    /// Whether the attempt was ever handed out.
-    async fn wanted(&self, attempt: AttemptId) -> Result<bool, Status> {
-        if attempt.life != self.context.life {
-            return Ok(false);
-        }
-        let task = self.context.read(move |reader| reader.task(attempt.batch, attempt.task)).await?;
-        Ok(task.is_some_and(|task| attempt.attempt <= task.state.attempt))
-    }
-
     /// The worker sends no more: what it sent is acknowledged still.
     async fn finish(&mut self, sender: &Sender) {
         for (attempt, push) in &self.attempts {
@@ -181,6 +188,23 @@ impl Pushes {
             acknowledge(sender, *attempt, self.context.logs.stored(*attempt)).await;
         }
     }
+}
+
+/// Whether the attempt was ever handed out, and to this worker if it is its task's newest; or handed out, for all that
+/// is known, by the coordinator whose data this is a copy of. An offer is stored before it is sent, so whoever may have
+/// output of it is known by then.
+pub(super) async fn is_wanted(
+    context: &Context,
+    attempt: AttemptId,
+    instance: &InstanceId,
+) -> Result<bool, Status> {
+    let foreign = attempt.life != context.life;
+    let task = context.read(move |reader| reader.task(attempt.batch, attempt.task)).await?;
+    Ok(task.is_some_and(|task| match task.state.worker {
+        _ if foreign => true,
+        Some(holder) if attempt.attempt == task.state.attempt => holder.instance == *instance,
+        Some(_) | None => attempt.attempt <= task.state.attempt,
+    }))
 }
 
 /// Acknowledges an attempt's output as it is stored, until the stream ends.

@@ -3,10 +3,14 @@
 //! Decides nothing about attempts. A worker that talks nonsense or falls silent loses its session, and only
 //! that; whatever ends it, the engine is told.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use muster_proto::v1;
+use muster_proto::{AttemptId, v1};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{self, MissedTickBehavior},
@@ -15,14 +19,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    core::event::{FromWorker, Hello, SessionId},
+    core::{
+        event::{FromWorker, Hello, SessionId},
+        model::InstanceId,
+    },
     engine::handle::{self, Handle, SessionMessage},
 };
 
 use super::{
     context::Context,
     convert::attach::{self, HEARTBEAT_MS, SILENCE_MS},
-    status,
+    push_logs, status,
 };
 
 /// A worker that has connected says hello within this.
@@ -68,7 +75,7 @@ async fn serve(
     sender: Sender,
     attached: oneshot::Sender<Result<(), handle::Error>>,
 ) {
-    let name = hello.worker.name.clone();
+    let (name, instance) = (hello.worker.name.clone(), hello.worker.instance.clone());
     let handle::Session { id, mut messages } = match context.engine.attach(hello).await {
         Ok(session) => session,
         Err(error) => {
@@ -78,6 +85,7 @@ async fn serve(
         }
     };
     let detach = Detach { engine: context.engine.clone(), session: Some(id) };
+    let offered = Offered::default();
     if attached.send(Ok(())).is_ok() {
         tracing::info!(worker = %name, session = id.0, "worker attached");
         let end = tokio::select! {
@@ -87,8 +95,8 @@ async fn serve(
                 last_words(&sender, Ok(attach::to_worker(goodbye, context.life))).await;
                 status::shutting_down()
             }
-            end = speak(&context, &mut messages, &sender) => end,
-            end = listen(&context, id, &mut incoming) => end,
+            end = speak(&context, &offered, &mut messages, &sender) => end,
+            end = listen(&context, id, (&instance, &offered), &mut incoming) => end,
         };
         tracing::info!(worker = %name, session = id.0, why = end.message(), "worker's session ended");
         last_words(&sender, Err(end)).await;
@@ -96,8 +104,29 @@ async fn serve(
     detach.now().await;
 }
 
+/// Attempts that this session has offered and whose end it has not heard: theirs is the output that rides in a result,
+/// which needs no look into the store then. As many as the worker runs at most.
+#[derive(Default)]
+struct Offered(Mutex<HashSet<AttemptId>>);
+
+impl Offered {
+    fn add(&self, attempt: AttemptId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+    }
+
+    /// Whether it was one of them.
+    fn take(&self, attempt: AttemptId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt)
+    }
+}
+
 /// Sends what the engine says, and a heartbeat at least every interval.
-async fn speak(context: &Context, messages: &mut mpsc::Receiver<SessionMessage>, sender: &Sender) -> Status {
+async fn speak(
+    context: &Context,
+    offered: &Offered,
+    messages: &mut mpsc::Receiver<SessionMessage>,
+    sender: &Sender,
+) -> Status {
     let mut heartbeat = time::interval(Duration::from_millis(u64::from(HEARTBEAT_MS)));
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is at once, and the first message is to be the welcome.
@@ -112,6 +141,10 @@ async fn speak(context: &Context, messages: &mut mpsc::Receiver<SessionMessage>,
         };
         let goodbye = match &message {
             SessionMessage::Goodbye(reason) => Some(reason.clone()),
+            SessionMessage::Offer(offer) => {
+                offered.add(offer.attempt);
+                None
+            }
             _ => None,
         };
         // A worker that talks and does not read would keep what is offered to it for ever.
@@ -133,6 +166,7 @@ async fn speak(context: &Context, messages: &mut mpsc::Receiver<SessionMessage>,
 async fn listen(
     context: &Context,
     session: SessionId,
+    (instance, offered): (&InstanceId, &Offered),
     incoming: &mut Streaming<v1::AttachRequest>,
 ) -> Status {
     let silence = Duration::from_millis(u64::from(SILENCE_MS));
@@ -143,16 +177,19 @@ async fn listen(
             Ok(Err(status)) => return status,
             Err(_) => return status::worker_silent(SILENCE_MS),
         };
-        let said = match attach::from_worker(request, context.life) {
-            Ok((said, None)) => said,
-            Ok((said, Some(log))) => {
-                if let Err(status) = store_inline(context, &said, log).await {
-                    return status;
-                }
-                said
-            }
+        let (said, log) = match attach::from_worker(request, context.life) {
+            Ok(said) => said,
             Err(violation) => return violation.into(),
         };
+        let its_own = match &said {
+            FromWorker::Ended(attempt, _) | FromWorker::Returned(attempt) => offered.take(*attempt),
+            _ => false,
+        };
+        if let Some(log) = log
+            && let Err(status) = store_inline(context, (instance, its_own), &said, log).await
+        {
+            return status;
+        }
         if context.engine.worker_says(session, said).await.is_err() {
             return status::shutting_down();
         }
@@ -160,10 +197,15 @@ async fn listen(
 }
 
 /// Output that rides in a result is stored before the result is handed in.
-async fn store_inline(context: &Context, said: &FromWorker, log: Bytes) -> Result<(), Status> {
+async fn store_inline(
+    context: &Context,
+    (instance, its_own): (&InstanceId, bool),
+    said: &FromWorker,
+    log: Bytes,
+) -> Result<(), Status> {
     let FromWorker::Ended(attempt, _) = said else { return Ok(()) };
-    if attempt.life != context.life {
-        // Nobody could ever ask for it.
+    if !its_own && !push_logs::is_wanted(context, *attempt, instance).await? {
+        // Nobody could ever ask for it, or it is for another worker to say.
         return Ok(());
     }
     let appended = context.logs.append(*attempt, 0, log).await;

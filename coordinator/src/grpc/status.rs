@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
 use crate::{
     core::{event::Refused, payload::MAX_VIOLATIONS, refusal::Refusal},
+    disk::DiskLow,
     engine::handle,
     logs,
     secrets::SealError,
@@ -187,6 +188,13 @@ pub(crate) fn shutting_down() -> Status {
         "the coordinator is shutting down; try again when it is back",
     )
     .build()
+}
+
+/// New work is refused while the disk is nearly full.
+pub(crate) fn disk_low(low: DiskLow) -> Status {
+    let mut parts = Parts::new(Code::ResourceExhausted, "DISK_LOW", low.to_string());
+    parts.metadata = vec![("free_bytes", low.free.to_string()), ("min_free_bytes", low.limit.to_string())];
+    parts.build()
 }
 
 /// A message larger than the coordinator takes.

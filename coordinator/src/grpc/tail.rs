@@ -13,7 +13,7 @@ use tonic::Status;
 use v1::tail_logs_response::Content;
 
 use crate::{
-    core::model::{Revision, TaskState, TaskStatus, UnixMs},
+    core::model::{AttemptRow, Revision, TaskState, TaskStatus, UnixMs},
     logs,
     store::TaskView,
 };
@@ -55,20 +55,30 @@ pub(crate) async fn tail_logs(
         return Err(status::invalid("stream", &description));
     }
     let changes = context.hub.subscribe(batch);
-    let view = read_task(&context, batch, task).await?;
+    let life = context.life;
+    // One reading for both: of a large batch's logs most are small, and the readings are what they cost.
+    let (view, row) = read_task(&context, batch, task, move |view| {
+        let attempt = AttemptNo(if asked == 0 { view.state.attempt.0 } else { asked });
+        AttemptId { life, batch, task, attempt }
+    })
+    .await?;
     let newest = view.state.attempt.0;
     if asked > newest {
         return Err(status::unknown_attempt(asked, newest));
     }
+    let attempt = AttemptNo(if asked == 0 { newest } else { asked });
+    let active = view.state.status == TaskStatus::Running || view.state.offered;
+    let life = if active && attempt == view.state.attempt {
+        None
+    } else {
+        // Data that was restored has attempts of the life before.
+        context.read(move |reader| reader.attempt_life((batch, task), attempt)).await?
+    };
     let mut tail = Tail {
-        attempt: AttemptId {
-            life: context.life,
-            batch,
-            task,
-            attempt: AttemptNo(if asked == 0 { newest } else { asked }),
-        },
+        attempt: AttemptId { life: life.unwrap_or(context.life), batch, task, attempt },
         newest_wanted: asked == 0,
         not_before: 0,
+        settled: row.map(|row| (row.id, End::of(&row))),
         offset,
         follow: request.follow,
         raw: request.raw,
@@ -79,6 +89,7 @@ pub(crate) async fn tail_logs(
     if waits && asked == 0 && tail.follow && tail.offset == 0 && tail.row_end().await?.is_some() {
         // It is to run again: the newest attempt is the one that comes.
         tail.attempt.attempt = AttemptNo(0);
+        tail.attempt.life = tail.context.life;
         tail.not_before = newest + 1;
     }
     tail.check_offset(&view).await?;
@@ -86,6 +97,13 @@ pub(crate) async fn tail_logs(
         tail.begin_since(since).await?;
     }
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
+    if tail.fits_at_once() {
+        if let Err(Stop::Failed(end)) = tail.run(view, &sender).await {
+            // There is room: at most a chunk was sent.
+            let _ = sender.send(Err(end)).await;
+        }
+        return Ok(ReceiverStream::new(messages));
+    }
     tokio::spawn(async move {
         let stopping = tail.context.stopping.clone();
         let end = tokio::select! {
@@ -114,11 +132,18 @@ impl From<Status> for Stop {
 }
 
 /// What is known of an attempt's end.
+#[derive(Clone, Copy)]
 struct End {
     /// Bytes of output that were stored at the end.
     size: u64,
     /// Bytes that were thrown away.
     discarded: u64,
+}
+
+impl End {
+    fn of(row: &AttemptRow) -> Self {
+        Self { size: row.log_bytes, discarded: row.log_discarded }
+    }
 }
 
 struct Tail {
@@ -129,6 +154,8 @@ struct Tail {
     newest_wanted: bool,
     /// An attempt of a lower number is not the newest that is wanted.
     not_before: u32,
+    /// An attempt whose end has been read; ends are final.
+    settled: Option<(AttemptId, End)>,
     offset: u64,
     follow: bool,
     raw: bool,
@@ -159,6 +186,13 @@ impl Tail {
         Ok(())
     }
 
+    /// Whether all that is ever to be sent is there and fits into the messages that may wait: a chunk and the end.
+    fn fits_at_once(&self) -> bool {
+        self.settled.is_some_and(|(attempt, end)| {
+            attempt == self.attempt && end.size.saturating_sub(self.offset) < CHUNK_BYTES as u64
+        })
+    }
+
     async fn run(&mut self, mut view: TaskView, sender: &Sender) -> Result<(), Stop> {
         let mut stored = self.context.logs.subscribe(self.attempt);
         let mut looked = Instant::now();
@@ -184,16 +218,21 @@ impl Tail {
                 changed = self.changes.changed() => changed.map(|()| true),
             };
             if task_may_have_changed.is_err() && !self.context.stopping.is_cancelled() {
-                read_task(&self.context, self.attempt.batch, self.attempt.task).await?;
+                let (batch, task, attempt) = (self.attempt.batch, self.attempt.task, self.attempt);
+                read_task(&self.context, batch, task, move |_| attempt).await?;
             }
             if task_may_have_changed.map_err(|_| status::shutting_down())? {
                 // The news may be about any task of the batch: not more than one look in a while.
                 tokio::time::sleep_until(looked + BEHIND_PAUSE).await;
                 looked = Instant::now();
                 self.changes.borrow_and_update();
-                view = read_task(&self.context, self.attempt.batch, self.attempt.task).await?;
+                let (batch, task, attempt) = (self.attempt.batch, self.attempt.task, self.attempt);
+                let row;
+                (view, row) = read_task(&self.context, batch, task, move |_| attempt).await?;
+                self.settled = row.map(|row| (row.id, End::of(&row))).or(self.settled);
                 if self.gives_way(&view.state).await? {
                     self.attempt.attempt = view.state.attempt;
+                    self.attempt.life = self.context.life;
                     stored = self.context.logs.subscribe(self.attempt);
                 }
             }
@@ -228,8 +267,11 @@ impl Tail {
         if attempt.attempt.0 == 0 {
             return Ok(None);
         }
+        if let Some((_, end)) = self.settled.filter(|(settled, _)| *settled == attempt) {
+            return Ok(Some(end));
+        }
         let row = self.context.read(move |reader| reader.attempt(attempt)).await?;
-        Ok(row.map(|row| End { size: row.log_bytes, discarded: row.log_discarded }))
+        Ok(row.map(|row| End::of(&row)))
     }
 
     fn stored(&self) -> u64 {
@@ -292,9 +334,18 @@ async fn send(sender: &Sender, response: Response) -> Result<(), Stop> {
     sender.send(Ok(response)).await.map_err(|_| Stop::ClientGone)
 }
 
-async fn read_task(context: &Context, batch: BatchId, task: TaskIndex) -> Result<TaskView, Status> {
+/// A task, and how one of its attempts has ended, if it has.
+async fn read_task(
+    context: &Context,
+    batch: BatchId,
+    task: TaskIndex,
+    attempt: impl FnOnce(&TaskView) -> AttemptId + Send + 'static,
+) -> Result<(TaskView, Option<AttemptRow>), Status> {
     let found = context.read(move |reader| match reader.task(batch, task)? {
-        Some(view) => Ok(Ok(view)),
+        Some(view) => {
+            let row = reader.attempt(attempt(&view))?;
+            Ok(Ok((view, row)))
+        }
         None => Ok(Err(reader.batch(batch)?.map(|view| view.head.task_count))),
     });
     found.await?.map_err(|count| match count {

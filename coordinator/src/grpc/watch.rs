@@ -3,31 +3,31 @@
 //! One loop serves the snapshot and what follows: it reads what changed after the cursor, in the order of the
 //! changes, and a snapshot is what changed since nothing. However many changes a slow client misses, the next
 //! read has each task once. The revision that goes with a message is always one to go on from: while more
-//! pages of a read are to come, it is the one before the last task's.
+//! pages of a read are to come, it is the one before the last task's. What many watchers of a batch read is read
+//! once for all of them, by [`super::feed`].
 
 use std::time::Duration;
 
-use muster_proto::{BatchId, v1};
-use tokio::sync::{mpsc, watch};
+use muster_proto::v1;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::{
-    core::model::Revision,
-    store::{Page, PageBounds},
+use crate::core::model::Revision;
+
+use super::{
+    context::Context,
+    feed::{ALL, Cursor, Watcher},
+    status,
 };
 
-use super::{context::Context, status};
-
 /// Messages that wait for a client that is slow to read.
-const WAITING_MESSAGES: usize = 4;
-/// Tasks and bytes of specs in one message; as sent, a task has its parameters twice.
-const BOUNDS: PageBounds = PageBounds { tasks: 1_000, bytes: 512 * 1_024 };
+const WAITING_MESSAGES: usize = 1;
 /// A watcher that is behind waits so long before it reads again, so that one read has more in it.
 pub(crate) const BEHIND_PAUSE: Duration = Duration::from_millis(5);
-/// Beyond the index of every task: a cursor after all of a revision.
-const ALL: u32 = u32::MAX;
-
 type Sender = mpsc::Sender<Result<v1::WatchBatchResponse, Status>>;
 
 /// Checks the request, then follows the batch in a task of its own.
@@ -44,8 +44,10 @@ pub(crate) async fn watch_batch(
     }
     // Subscribed before the first read, so that no change falls between.
     let changes = context.hub.subscribe(id);
+    let watcher = context.feeds.join(id);
     let view = context.read(move |reader| reader.batch(id)).await?;
     let view = view.ok_or_else(|| status::unknown_batch(id))?;
+    let known = view.state.revision;
     let mut sent = 0;
     if let Some(after) = request.after_revision {
         let life = context.life.to_string();
@@ -60,12 +62,13 @@ pub(crate) async fn watch_batch(
         sent = after;
     }
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
+    let mut following = Following { watcher, changes, known, sent, cursor: (sent, ALL) };
     tokio::spawn(async move {
         let stopping = context.stopping.clone();
         let end = tokio::select! {
             () = sender.closed() => return,
             () = stopping.cancelled() => Err(status::shutting_down()),
-            end = follow(&context, id, sent, changes, &sender) => end,
+            end = following.until_the_end(&context, &sender) => end,
         };
         if let Err(end) = end {
             // A client that has gone wants no reason.
@@ -75,54 +78,46 @@ pub(crate) async fn watch_batch(
     Ok(ReceiverStream::new(messages))
 }
 
-/// Sends what changed after `sent` until the batch has ended.
-async fn follow(
-    context: &Context,
-    id: BatchId,
-    mut sent: Revision,
-    mut changes: watch::Receiver<Revision>,
-    sender: &Sender,
-) -> Result<(), Status> {
-    let mut cursor = (sent, ALL);
-    loop {
-        // Seen before it is read: what is published from here on wakes us again.
-        changes.borrow_and_update();
-        let page = context.read(move |reader| reader.changed(id, cursor, BOUNDS)).await?;
-        let page = page.ok_or_else(|| status::unknown_batch(id))?;
-        let now = page.batch.state.revision;
-        let ended = page.batch.state.status.is_ended() && !page.more;
-        let last = page.tasks.last().map(|task| (task.state.revision, task.index.0));
-        if now > sent || ended {
-            sent = match last {
-                Some((revision, _)) if page.more => sent.max(revision - 1),
-                _ => now,
-            };
-            if sender.send(Ok(message(context, &page, sent))).await.is_err() {
-                return Ok(());
-            }
-        }
-        if ended {
-            return Ok(());
-        }
-        match last {
-            Some(last) if page.more => cursor = last,
-            _ => {
-                cursor = (now, ALL);
-                if changes.has_changed().unwrap_or(false) {
-                    tokio::time::sleep(BEHIND_PAUSE).await;
-                }
-                // The sender lives in the hub as long as a receiver does.
-                changes.changed().await.map_err(|_| status::shutting_down())?;
-            }
-        }
-    }
+/// A watch that is under way.
+struct Following {
+    watcher: Watcher,
+    changes: watch::Receiver<Revision>,
+    /// The batch has this revision at least.
+    known: Revision,
+    /// A revision up to which everything has been sent.
+    sent: Revision,
+    /// What has been sent.
+    cursor: Cursor,
 }
 
-fn message(context: &Context, page: &Page, revision: Revision) -> v1::WatchBatchResponse {
-    v1::WatchBatchResponse {
-        life_id: context.life.to_string(),
-        revision,
-        batch: Some(context.batch(&page.batch)),
-        tasks: page.tasks.iter().map(|task| context.task(&page.batch, task)).collect(),
+impl Following {
+    /// Sends what changed until the batch has ended.
+    async fn until_the_end(&mut self, context: &Context, sender: &Sender) -> Result<(), Status> {
+        loop {
+            // Seen before it is read: what is published from here on wakes us again.
+            self.known = self.known.max(*self.changes.borrow_and_update());
+            let page = self.watcher.next(context, self.cursor, self.known).await?;
+            let read = Instant::now();
+            if page.now > self.sent || page.ended {
+                let message = page.message(self.cursor, self.sent);
+                self.sent = message.revision;
+                if sender.send(Ok(message)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if page.ended {
+                return Ok(());
+            }
+            self.cursor = page.to;
+            if page.more || page.now < self.known {
+                continue;
+            }
+            let pause = self.watcher.pause();
+            if pause > BEHIND_PAUSE || self.changes.has_changed().unwrap_or(false) {
+                sleep_until(read + pause).await;
+            }
+            // The sender lives in the hub as long as a receiver does.
+            self.changes.changed().await.map_err(|_| status::shutting_down())?;
+        }
     }
 }

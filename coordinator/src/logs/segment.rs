@@ -30,6 +30,9 @@ const LINE: usize = 40;
 /// How names of files end that are being written to take the place of others.
 const NEW: &str = ".new";
 
+/// The lines of an index file: each record's attempt and place.
+type Lines = Vec<(AttemptId, Extent)>;
+
 /// The segment that is written to.
 pub(super) struct Active {
     pub(super) number: u32,
@@ -324,7 +327,7 @@ fn load_index(dir: &Path, number: u32) -> Result<Option<Vec<(AttemptId, Extent)>
 }
 
 /// The length of the segment that an index file was made for, and its lines; `None` where it is missing or damaged.
-pub(super) fn read_index(path: &Path) -> Result<Option<(u64, Vec<(AttemptId, Extent)>)>, Error> {
+pub(super) fn read_index(path: &Path) -> Result<Option<(u64, Lines)>, Error> {
     match fs::read(path) {
         Ok(bytes) => Ok(parse_index(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -332,7 +335,7 @@ pub(super) fn read_index(path: &Path) -> Result<Option<(u64, Vec<(AttemptId, Ext
     }
 }
 
-fn parse_index(bytes: &[u8]) -> Option<(u64, Vec<(AttemptId, Extent)>)> {
+fn parse_index(bytes: &[u8]) -> Option<(u64, Lines)> {
     if !bytes.starts_with(INDEX_MARK) || u32_at(bytes, 8)? != crc32fast::hash(bytes.get(12..)?) {
         return None;
     }

@@ -5,15 +5,18 @@
 
 pub mod sqlite;
 
-use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
+use std::collections::HashSet;
+
+use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 
 use crate::core::{
     event::Change,
     model::{
-        AttemptRow, BatchHead, BatchState, LoadedBatch, RequestRecord, Revision, TaskKey, TaskState,
+        AttemptRow, BatchHead, BatchState, LoadedBatch, RequestRecord, Revision, TaskKey, TaskState, UnixMs,
         WorkerRow,
     },
     plan::TaskSpec,
+    retention::Ended,
 };
 
 /// What went wrong in the store.
@@ -25,6 +28,9 @@ pub enum Error {
     /// What is stored cannot be understood.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// There is no data where some was expected.
+    #[error("{0} holds no data of muster-coordinator")]
+    NoData(String),
     /// Another coordinator uses the data.
     #[error("{0} is in use by another coordinator; stop it, or give this one a --data-dir of its own")]
     InUse(String),
@@ -70,6 +76,11 @@ pub trait Store: Send {
     fn secret(&mut self, batch: BatchId) -> Result<Option<Vec<u8>>, Error>;
     /// Writes the changes in one transaction; durable when it returns.
     fn commit(&mut self, changes: &[Change]) -> Result<(), Error>;
+    /// Removes a slice of an ended batch in one transaction; readers no longer see the batch afterwards. True once
+    /// nothing of it is left. A batch that is not there, or has not ended, is left alone.
+    fn remove(&mut self, batch: BatchId) -> Result<bool, Error>;
+    /// Forgets a slice of the requests that came before `before_ms` and whose batch is gone; true once none is left.
+    fn forget_requests(&mut self, before_ms: UnixMs) -> Result<bool, Error>;
 }
 
 /// A batch as readers get it.
@@ -134,6 +145,16 @@ pub trait Reader: Send + Sync {
     ) -> Result<Option<Page>, Error>;
     /// One task. `None`: no such batch or task.
     fn task(&self, batch: BatchId, index: TaskIndex) -> Result<Option<TaskView>, Error>;
+    /// The batches that have ended; with the bytes that each takes, about, where they are asked for (which reads
+    /// every attempt).
+    fn ended(&self, with_bytes: bool) -> Result<Vec<Ended>, Error>;
+    /// Batches whose removal was begun and cut short by a crash; other readings do not see them.
+    fn half_removed(&self) -> Result<Vec<BatchId>, Error>;
+    /// Every batch.
+    fn batch_ids(&self) -> Result<HashSet<BatchId>, Error>;
+    /// The life in which the attempt of this number has ended: this store's where it has a row of its own, else
+    /// the one that the data had before. `None`: there is no row.
+    fn attempt_life(&self, task: TaskKey, attempt: AttemptNo) -> Result<Option<LifeId>, Error>;
     /// The row of an ended attempt.
     fn attempt(&self, attempt: AttemptId) -> Result<Option<AttemptRow>, Error>;
     /// What is remembered of a request id.

@@ -87,6 +87,14 @@ impl StoreTrait for Memory {
         Ok(self.kept().0.secrets.get(&batch).cloned())
     }
 
+    fn remove(&mut self, _: BatchId) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn forget_requests(&mut self, _: UnixMs) -> Result<bool, Error> {
+        Ok(true)
+    }
+
     fn commit(&mut self, changes: &[Change]) -> Result<(), Error> {
         if let Some(gate) = &self.gate {
             let gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,6 +119,8 @@ fn copy(change: &Change) -> Change {
         Change::Batch(id, state) => Change::Batch(*id, state.clone()),
         Change::Task(id, task, state) => Change::Task(*id, *task, state.clone()),
         Change::Attempt(row) => Change::Attempt(row.clone()),
+        Change::Exclude(id, task, machine) => Change::Exclude(*id, *task, machine.clone()),
+        Change::ForgetExclusions(id, task) => Change::ForgetExclusions(*id, *task),
         Change::Secret(id, secret) => Change::Secret(*id, secret.clone()),
         Change::Request(record) => Change::Request(record.clone()),
         Change::Worker(row) => Change::Worker(row.clone()),

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod calls;
+mod carried;
 mod explain;
 mod groups;
 mod random;

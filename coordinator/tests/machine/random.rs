@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use muster_coordinator::core::event::*;
+use muster_coordinator::core::{event::*, options::*};
 use muster_proto::{AttemptId, TaskIndex};
 use proptest::prelude::*;
 
@@ -19,6 +19,7 @@ enum Step {
     Submit {
         tasks: u32,
         limit: u32,
+        carried: Carried,
     },
     Cancel {
         batch: u64,
@@ -62,10 +63,47 @@ enum Step {
     Drain(u32, bool),
 }
 
+/// Which of its options a batch has.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    retries: bool,
+    gives_up: bool,
+    queue_time: bool,
+}
+
+/// Attempts of a task that has retries.
+const MAX_ATTEMPTS: u32 = 2;
+
+impl Carried {
+    fn options(self) -> BatchOptions {
+        let on = [RetryOn::ExitCode, RetryOn::Signal, RetryOn::WorkerCrashed];
+        BatchOptions {
+            retry: self.retries.then(|| RetryPolicy {
+                max_attempts: MAX_ATTEMPTS,
+                on: on.into_iter().collect(),
+                backoff_ms: 5_000,
+                max_backoff_ms: 20_000,
+            }),
+            max_failures: self.gives_up.then_some(2),
+            queue_time_limit_ms: self.queue_time.then_some(90_000),
+            ..BatchOptions::default()
+        }
+    }
+}
+
+fn carried() -> impl Strategy<Value = Carried> {
+    any::<(bool, bool, bool)>().prop_map(|(retries, gives_up, queue_time)| Carried {
+        retries,
+        gives_up,
+        queue_time,
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let worker = 0..WORKERS;
     prop_oneof![
-        2 => (1..6u32, 1..4u32).prop_map(|(tasks, limit)| Step::Submit { tasks, limit }),
+        2 => (1..6u32, 1..4u32, carried())
+            .prop_map(|(tasks, limit, carried)| Step::Submit { tasks, limit, carried }),
         1 => (1..5u64, 0..6u32, any::<bool>())
             .prop_map(|(batch, task, immediate)| Step::Cancel { batch, task, immediate }),
         1 => (1..5u64, 0..6u32).prop_map(|(batch, task)| Step::Retry { batch, task }),
@@ -151,9 +189,9 @@ impl Fleet {
 
     fn apply(&mut self, world: &mut World, step: Step) {
         match step {
-            Step::Submit { tasks, limit } => {
+            Step::Submit { tasks, limit, carried } => {
                 self.batches += 1;
-                let outputs = world.submit(self.batches, tasks, limit.min(tasks));
+                let outputs = world.submit_with(self.batches, tasks, limit.min(tasks), carried.options());
                 self.take(outputs);
             }
             Step::Cancel { batch: number, task, immediate } => {
@@ -330,7 +368,7 @@ impl Fleet {
                     }
                 }
             }
-            ToWorker::Offer(id) => {
+            ToWorker::Offer(id, _) => {
                 let held = Held { phase: HeldPhase::Accepted, stopped: false, result: None };
                 assert!(sim.held.insert(id, held).is_none(), "offered twice");
                 self.says(world, worker, FromWorker::Accepted(id));
@@ -444,7 +482,7 @@ proptest! {
     }
 
     #[test]
-    fn without_retries_no_task_is_started_twice(
+    fn no_task_is_started_more_often_than_asked_for(
         steps in prop::collection::vec(
             step().prop_filter("retries run a task again", |step| !matches!(step, Step::Retry { .. })),
             50..120,
@@ -457,9 +495,13 @@ proptest! {
             fleet.apply(&mut world, step);
         }
         fleet.heal(&mut world);
-        let mut tasks = BTreeSet::new();
+        let mut starts = BTreeMap::new();
         for id in fleet.started.keys() {
-            prop_assert!(tasks.insert((id.batch, id.task)), "{id} is a second start of its task");
+            let started = starts.entry((id.batch, id.task)).or_insert(0);
+            *started += 1;
+            let retry = &world.store.batches[&id.batch].head.options.retry;
+            let most = retry.as_ref().map_or(1, |policy| policy.max_attempts);
+            prop_assert!(*started <= most, "{id} is start {started} of its task");
         }
     }
 }

@@ -93,6 +93,33 @@ fn an_attempt_of_another_life_is_forgotten_by_its_worker() {
     assert_eq!(said(&outputs), [(1, ToWorker::Acknowledged(id))]);
 }
 
+/// The data is a copy, and a worker of the original dials in: what it runs has cost money.
+#[test]
+fn an_attempt_of_the_life_before_runs_on_and_is_kept_as_a_late_result() {
+    let mut world = World::new();
+    world.submit(1, 2, 1);
+    let old = |id| muster_proto::AttemptId { life: muster_proto::LifeId(8), ..id };
+    let (running, done, accepted) = (old(attempt(1, 1, 1)), old(attempt(1, 2, 1)), old(attempt(1, 1, 2)));
+    let held = [(running, HeldPhase::Running), (done, HeldPhase::Ended), (accepted, HeldPhase::Accepted)];
+    let outputs = world.connect(1, hello(1, 3, &held));
+    let welcome = said(&outputs).into_iter().find_map(|(_, said)| match said {
+        ToWorker::Welcome(verdicts) => Some(verdicts),
+        _ => None,
+    });
+    let mut verdicts = welcome.unwrap();
+    verdicts.sort_by_key(|(id, _)| (id.task, id.attempt));
+    let expected = [(running, Verdict::GoOn), (accepted, Verdict::Stop), (done, Verdict::Report)];
+    assert_eq!(verdicts, expected);
+    world.says(1, FromWorker::Started(running, Started { pid: 7, output_path: "/out".into() }));
+    for id in [running, done] {
+        let outputs = world.says(1, FromWorker::Ended(id, exited(0)));
+        assert!(said(&outputs).contains(&(1, ToWorker::Acknowledged(id))));
+        let row = &world.store.attempts[&id];
+        assert!(row.late && row.exit_code == Some(0), "{row:?}");
+    }
+    assert_eq!(world.task(1, 2).status, TaskStatus::Queued, "it changes nothing but what is shown");
+}
+
 #[test]
 fn an_accept_of_what_is_not_current_is_told_to_stop() {
     let mut world = World::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use muster_coordinator::core::{
     event::*,
+    explain::Reason,
     machine::{Config, Machine},
     model::*,
     options::BatchOptions,
@@ -36,7 +37,7 @@ impl Store {
                 assert_eq!(specs.len(), head.task_count as usize);
                 let fresh = TaskState { revision: state.revision, ..TaskState::default() };
                 let tasks = vec![fresh; specs.len()];
-                let old = self.batches.insert(head.id, LoadedBatch { head, state, tasks });
+                let old = self.batches.insert(head.id, LoadedBatch { head, state, tasks, excluded: vec![] });
                 assert!(old.is_none(), "a batch was stored twice");
             }
             Change::Batch(id, state) => {
@@ -56,6 +57,15 @@ impl Store {
                     );
                 }
                 *row = *state;
+            }
+            Change::Exclude(id, task, machine) => {
+                let stored = self.batches.get_mut(&id).expect("a change of a stored batch");
+                assert!(!stored.excluded.contains(&(task, machine.clone())), "offered where it cannot start");
+                stored.excluded.push((task, machine));
+            }
+            Change::ForgetExclusions(id, task) => {
+                let stored = self.batches.get_mut(&id).expect("a change of a stored batch");
+                stored.excluded.retain(|(other, _)| *other != task);
             }
             Change::Attempt(row) => {
                 if let Some(old) = self.attempts.get(&row.id) {
@@ -113,6 +123,7 @@ pub(crate) fn ended(outcome: Outcome) -> Box<Ended> {
     Box::new(Ended {
         outcome,
         stop_sent: false,
+        stop_cause: None,
         log_size: 0,
         log_discarded: 0,
         output_failed: None,
@@ -180,6 +191,8 @@ impl World {
             assert_eq!(counts, loaded.state.counts, "counts are kept, and right");
             assert!(handed_out <= loaded.head.effective_concurrency, "the limit holds");
             assert_eq!(counts.unfinished() == 0, loaded.state.status.is_ended());
+            let ended = |task: &TaskIndex| loaded.tasks[task.0 as usize - 1].status.is_ended();
+            assert!(!loaded.excluded.iter().any(|(task, _)| ended(task)), "of no use any more");
             if loaded.state.status.is_ended() {
                 assert!(!self.store.secrets.contains_key(&loaded.head.id), "a key goes with its batch's end");
             }
@@ -202,7 +215,9 @@ impl World {
         assert!(of(true).all(|cause| cause.tasks <= waiting), "{found:?}");
         let others = of(false).map(|cause| cause.tasks).sum::<u32>();
         assert_eq!(others + waiting, loaded.head.task_count, "no other is left out: {found:?}");
-        assert_eq!(found.place.is_some(), waiting > 0);
+        let backs_off = found.causes.iter().find(|cause| cause.reason == Reason::RetryBackoff);
+        let queued = waiting - backs_off.map_or(0, |cause| cause.tasks);
+        assert_eq!(found.place.is_some(), queued > 0);
     }
 
     pub(crate) fn reply_id(&mut self) -> ReplyId {
@@ -212,6 +227,21 @@ impl World {
 
     pub(crate) fn submit(&mut self, n: u64, tasks: u32, limit: u32) -> Vec<Output> {
         let event = Event::Submit(self.reply_id(), Box::new(submission(n, tasks, limit)));
+        self.send(event)
+    }
+
+    /// A batch that is carried out with these options.
+    pub(crate) fn submit_with(
+        &mut self,
+        n: u64,
+        tasks: u32,
+        limit: u32,
+        options: BatchOptions,
+    ) -> Vec<Output> {
+        let mut submit = submission(n, tasks, limit);
+        submit.head.options = options;
+        submit.head.create_ms = self.now().unix_ms;
+        let event = Event::Submit(self.reply_id(), Box::new(submit));
         self.send(event)
     }
 
@@ -293,7 +323,7 @@ pub(crate) fn offers(outputs: &[Output]) -> Vec<(u64, AttemptId)> {
     outputs
         .iter()
         .filter_map(|output| match output {
-            Output::Send(session, ToWorker::Offer(id)) => Some((session.0, *id)),
+            Output::Send(session, ToWorker::Offer(id, _)) => Some((session.0, *id)),
             _ => None,
         })
         .collect()
@@ -304,7 +334,7 @@ pub(crate) fn said(outputs: &[Output]) -> Vec<(u64, ToWorker)> {
     outputs
         .iter()
         .filter_map(|output| match output {
-            Output::Send(_, ToWorker::Offer(_)) => None,
+            Output::Send(_, ToWorker::Offer(..)) => None,
             Output::Send(session, message) => Some((session.0, message.clone())),
             _ => None,
         })

@@ -652,6 +652,10 @@ pub enum WaitReason {
     CancelRequested = 13,
     /// It has ended.
     Ended = 14,
+    /// An attempt has failed, and the wait before the next one is not over.
+    RetryBackoff = 15,
+    /// Nothing of the batch starts before it is released.
+    OnHold = 16,
 }
 impl WaitReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -675,6 +679,8 @@ impl WaitReason {
             Self::StoringOutput => "WAIT_REASON_STORING_OUTPUT",
             Self::CancelRequested => "WAIT_REASON_CANCEL_REQUESTED",
             Self::Ended => "WAIT_REASON_ENDED",
+            Self::RetryBackoff => "WAIT_REASON_RETRY_BACKOFF",
+            Self::OnHold => "WAIT_REASON_ON_HOLD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -695,6 +701,8 @@ impl WaitReason {
             "WAIT_REASON_STORING_OUTPUT" => Some(Self::StoringOutput),
             "WAIT_REASON_CANCEL_REQUESTED" => Some(Self::CancelRequested),
             "WAIT_REASON_ENDED" => Some(Self::Ended),
+            "WAIT_REASON_RETRY_BACKOFF" => Some(Self::RetryBackoff),
+            "WAIT_REASON_ON_HOLD" => Some(Self::OnHold),
             _ => None,
         }
     }
@@ -706,10 +714,12 @@ pub struct BatchOptions {
     /// limit. A task may have its own.
     #[prost(message, optional, tag = "1")]
     pub time_limit: ::core::option::Option<::prost_types::Duration>,
-    /// A task that has waited longer for its first start fails with queue_timed_out. 1 s to 30 days; unset: no limit.
+    /// A task that has waited longer for its first start fails with queue_timed_out. Counted from the submission, or
+    /// from the last RetryBatch. 1 s to 30 days; unset: no limit.
     #[prost(message, optional, tag = "2")]
     pub queue_time_limit: ::core::option::Option<::prost_types::Duration>,
-    /// Between TERM and KILL, when a task is cancelled or timed out. 0 s to 10 minutes; unset: 10 s.
+    /// Between TERM and KILL, when a task is cancelled or timed out. 0 s to 10 minutes; unset: 10 s. With
+    /// ON_DISCONNECT_STOP at most a quarter of the time after which a worker is lost.
     #[prost(message, optional, tag = "3")]
     pub cancel_grace: ::core::option::Option<::prost_types::Duration>,
     /// When failed attempts are run again; unset: never. A task may have its own.
@@ -730,7 +740,7 @@ pub struct RetryPolicy {
     #[prost(int32, tag = "1")]
     pub max_attempts: i32,
     /// Which ends are retried: "exit_code" (any but 0), an exit code ("75"), "signal", "timed_out", "worker_crashed".
-    /// At least one.
+    /// At least one, unless max_attempts is 1, with which a task takes itself out of its batch's retries.
     #[prost(string, repeated, tag = "2")]
     pub on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Waits before the second attempt; each later wait is twice the one before. 0 s to 1 day; unset: 10 s.
@@ -1657,7 +1667,7 @@ pub enum SchedulerStatus {
     Completed = 3,
     /// Every task has ended after the whole batch was cancelled.
     Cancelled = 4,
-    /// The batch itself could not be carried on.
+    /// It was given up, since too many of its tasks had failed (max_failures), and every task has ended.
     Failed = 5,
 }
 impl SchedulerStatus {
@@ -3302,6 +3312,10 @@ pub struct PushLogsRequest {
     /// 1 byte to 256 KiB.
     #[prost(bytes = "bytes", tag = "3")]
     pub data: ::prost::bytes::Bytes,
+    /// The worker's, as in its hello. Output of a task's newest attempt is taken only from the worker that the attempt was
+    /// offered to; other workers' is passed over without an answer.
+    #[prost(string, tag = "4")]
+    pub instance_id: ::prost::alloc::string::String,
 }
 /// Output stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

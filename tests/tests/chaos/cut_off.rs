@@ -120,12 +120,7 @@ async fn a_task_whose_batch_asks_for_it_runs_again_elsewhere_when_its_worker_is_
     let through = Some(proxy.address());
     let _far = cluster.worker(WorkerOptions { through, ..WorkerOptions::new("far", 2) }).await;
     let scripts = ["say a;touch up-1;wait gate;exitif 1 5", "say a;touch up-2;wait gate;exitif 1 6"];
-    let retry = RetryPolicy {
-        max_attempts: 2,
-        on: vec!["worker_crashed".into()],
-        backoff: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
-        ..Default::default()
-    };
+    let retry = RetryPolicy { max_attempts: 2, on: vec!["worker_crashed".into()], ..Default::default() };
     let request = SubmitBatchRequest {
         batch_json: serde_json::to_string(&scripts).unwrap(),
         concurrency: Some(2),

@@ -292,8 +292,12 @@ async fn a_worker_that_speaks_nonsense_harms_nobody() {
         let end = async { while let Ok(Some(_)) = stream.message().await {} };
         tokio::time::timeout(SOON, end).await.expect("the session ends");
     }
-    let push =
-        PushLogsRequest { attempt: Some(nothing), offset: 7, data: b"never printed".as_slice().into() };
+    let push = PushLogsRequest {
+        attempt: Some(nothing),
+        offset: 7,
+        data: b"never printed".as_slice().into(),
+        instance_id: "0123456789abcdef".repeat(2),
+    };
     if let Ok(reply) = client.push_logs(Request::new(tokio_stream::iter([push]))).await {
         let mut stream = reply.into_inner();
         let end = async { while let Ok(Some(_)) = stream.message().await {} };

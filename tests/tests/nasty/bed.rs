@@ -9,7 +9,9 @@ use muster_tests::{
 };
 
 /// How long anything may take before a test gives up. Never waited for in a test that passes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+/// The same for output of many gigabytes.
+const LONG_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Ends all its processes at its end.
 pub(crate) struct Bed {
@@ -82,7 +84,7 @@ impl Bed {
 
     pub(crate) async fn end(&self, batch_id: &str) -> End {
         let mut watch = WatchLog::new(batch_id);
-        watch.follow_to_end(&self.cluster, PATIENCE).await;
+        watch.follow_to_end(&self.cluster, LONG_PATIENCE).await;
         let task = watch.tasks[&1].clone();
         let log = read_log(&self.cluster, batch_id, 1, 0, PATIENCE).await;
         assert_eq!(task.log_bytes, log.len() as i64);

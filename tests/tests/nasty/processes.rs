@@ -2,6 +2,10 @@
 
 use muster_proto::v1::{FailureReason, TaskStatus};
 use muster_tests::nasty;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     bed::{Bed, PATIENCE},
@@ -17,6 +21,7 @@ both_ways! {
     a_grandchild_that_holds_the_output_open_delays_nothing_and_is_ended
     who_does_not_hear_term_is_killed_after_the_grace
     a_tree_that_forks_anew_at_term_is_ended_whole
+    a_killed_runner_leaves_nothing_of_a_whole_tree
     exit_codes_and_signals_are_told_apart
     no_file_stays_open_and_nothing_else_either
 }
@@ -52,6 +57,17 @@ async fn a_tree_that_forks_anew_at_term_is_ended_whole(bed: Bed) {
     assert_eq!((end.task.status(), end.task.signal), (TaskStatus::Cancelled, 9));
     let processes = nasty::recorded(&bed.cluster.probe_dir()).len();
     assert!(processes > 1 + BOMB, "they did fork anew at TERM: {processes}");
+}
+
+async fn a_killed_runner_leaves_nothing_of_a_whole_tree(bed: Bed) {
+    let batch = bed.start(&format!("bomb {BOMB}"), "armed").await;
+    let runner = bed.runner();
+    kill(Pid::from_raw(runner), Signal::SIGKILL).unwrap();
+    let end = bed.end(&batch).await;
+    assert_eq!(end.task.status(), TaskStatus::Failed);
+    assert_eq!(end.task.failure_reason(), FailureReason::WorkerCrashed);
+    assert_eq!(end.log, b"armed\n", "what it printed is still there");
+    assert_ne!(bed.runner(), runner);
 }
 
 async fn exit_codes_and_signals_are_told_apart(bed: Bed) {

@@ -9,6 +9,7 @@ use crate::core::{
 };
 
 use super::Identity;
+use crate::runner::protocol::StopCause;
 
 /// The coordinator sent what this version does not understand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +34,9 @@ pub(crate) fn from_wire(message: v1::AttachResponse) -> Result<FromCoordinator, 
             args_after: offer.args_after,
             env: offer.env.into_iter().collect(),
             log_limit: offer.log_limit,
-            // Not on the wire yet.
-            time_limit_ms: None,
-            grace_ms: crate::core::GRACE_MS,
-            stop_after_cut_off_ms: None,
+            time_limit_ms: (offer.time_limit_ms > 0).then_some(offer.time_limit_ms),
+            grace_ms: offer.grace_ms,
+            stop_after_cut_off_ms: (offer.stop_after_cut_off_ms > 0).then_some(offer.stop_after_cut_off_ms),
         }),
         Message::Stop(stop) => {
             FromCoordinator::Stop { attempt: attempt(stop.attempt)?, grace_ms: stop.grace_ms }
@@ -131,7 +131,17 @@ fn ended(report: Report, inline_log: Bytes) -> v1::Ended {
         end_unix_ms: i64::try_from(report.end_ms).unwrap_or(i64::MAX),
         output_path: report.output_path,
         pid: report.pid,
-        stop_cause: v1::StopCause::Unspecified.into(),
+        stop_cause: stop_cause(report.stop_cause).into(),
+    }
+}
+
+const fn stop_cause(cause: Option<StopCause>) -> v1::StopCause {
+    match cause {
+        None => v1::StopCause::Unspecified,
+        Some(StopCause::Requested) => v1::StopCause::Requested,
+        Some(StopCause::TimeLimit) => v1::StopCause::TimeLimit,
+        Some(StopCause::CutOff) => v1::StopCause::CutOff,
+        Some(StopCause::WorkerStopped) => v1::StopCause::WorkerStopped,
     }
 }
 

@@ -175,6 +175,7 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct Pusher {
     pub(crate) url: String,
+    pub(crate) instance_id: String,
     pub(crate) work_dir: PathBuf,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) unreadable: mpsc::Sender<Unreadable>,
@@ -260,7 +261,10 @@ impl Pusher {
         loop {
             let (attempt, offset, len) = self.ledger.take()?;
             match read_spool(&self.work_dir, attempt, offset, len).await {
-                Ok(data) => return Some(v1::PushLogsRequest { attempt: Some(attempt.into()), offset, data }),
+                Ok(data) => {
+                    let (attempt, instance_id) = (Some(attempt.into()), self.instance_id.clone());
+                    return Some(v1::PushLogsRequest { attempt, offset, data, instance_id });
+                }
                 Err(message) => {
                     self.ledger.cut(attempt, offset);
                     // The driver is there as long as we are.

@@ -15,10 +15,11 @@ use std::{
 use clap::Args;
 use muster_proto::v1::{Batch, TailLogsRequest, Task};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::{
     Context,
-    client::Client,
+    client::{Client, TaskPages},
     commands::logs::files::{LogFile, Partial, Saver, file_name, is_over, shown, write_error},
     error::{Error, Exit},
     follow::has_ended,
@@ -61,19 +62,21 @@ pub async fn run(args: ExportArgs, context: &Context) -> Result<Exit, Error> {
     let (head, mut document) = Document::open(&folder.batch_value(&batch), "tasks");
     let mut status = Partial::create(&folder.status())?;
     status.write(json::safe(&head).as_bytes())?;
-    let mut pages = client.tasks_of(&batch);
-    while let Some(tasks) = pages.next().await? {
-        for task in &tasks {
+    let mut pages = fetch_ahead(client.tasks_of(&batch));
+    while let Some(tasks) = pages.recv().await {
+        let mut text = String::new();
+        for task in &tasks? {
             record.task(task);
-            status.write(json::safe(&document.item(&folder.task_value(task))).as_bytes())?;
+            text.push_str(&json::safe(&document.item(&folder.task_value(task))));
             if task.attempt > 0 {
                 saver.save(task.index, folder.log_file(&batch.batch_id, task)).await?;
             }
         }
+        status.write(text.as_bytes())?;
     }
     saver.finish().await?;
     let mut supervisor = Partial::create(&folder.supervisor_log())?;
-    record.write(|line| supervisor.write(line.as_bytes()))?;
+    record.write(|lines| supervisor.write(lines.as_bytes()))?;
     supervisor.finish()?;
     status.write(json::safe(&document.close()).as_bytes())?;
     status.finish()?;
@@ -95,10 +98,26 @@ pub async fn run(args: ExportArgs, context: &Context) -> Result<Exit, Error> {
     Ok(if saver.failed > 0 { Exit::NotAllCompleted } else { Exit::Completed })
 }
 
+/// Asks for the next page of tasks while the logs of this one are being saved: at most two wait.
+fn fetch_ahead(mut pages: TaskPages) -> mpsc::Receiver<Result<Vec<Task>, Error>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(page) = pages.next().await.transpose() {
+            let failed = page.is_err();
+            if sender.send(page).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 /// Where an export goes.
 struct Folder {
     /// Absolute.
     path: PathBuf,
+    /// It held an export before, so logs may be there.
+    known: bool,
 }
 
 impl Folder {
@@ -108,7 +127,7 @@ impl Folder {
         fs::create_dir_all(&path).map_err(|error| write_error(&path, error))?;
         let marker = path.join(MARKER);
         match marked_for(&marker) {
-            Ok(owner) if owner == batch_id => return Ok(Self { path }),
+            Ok(owner) if owner == batch_id => return Ok(Self { path, known: true }),
             Ok(owner) => {
                 return Err(Error::Usage(format!(
                     "{} holds an export of batch {owner}; name another folder",
@@ -128,7 +147,7 @@ impl Folder {
         let mut file = Partial::create(&marker)?;
         file.write(format!("{batch_id}\n").as_bytes())?;
         file.finish()?;
-        Ok(Self { path })
+        Ok(Self { path, known: false })
     }
 
     fn status(&self) -> PathBuf {
@@ -153,7 +172,12 @@ impl Folder {
         };
         // A file of a later attempt may be an earlier one's that happens to be as long.
         let sure = is_over(task) && task.attempt == 1;
-        LogFile { request, path: self.log(task), length: sure.then_some(task.log_bytes) }
+        LogFile {
+            request,
+            path: self.log(task),
+            length: sure.then_some(task.log_bytes),
+            may_be_there: self.known,
+        }
     }
 
     /// The status document, its tasks still to come.

@@ -14,9 +14,14 @@ use crate::{
 /// A label is cut after so many characters: the record of a large batch is held in memory until it is sorted.
 const MAX_LABEL: usize = 80;
 
-/// The lines so far, in no order.
+/// Lines are handed on in pieces of about so many bytes.
+const PIECE: usize = 64 << 10;
+
+/// The lines so far, in no order. Takes about 200 bytes a task.
 pub(super) struct Record {
     events: Vec<Event>,
+    /// The texts of all, one after the other: a string each would take more than it holds.
+    texts: String,
 }
 
 /// Ordered by time; at the same time, a batch begins before its tasks and ends after them.
@@ -26,13 +31,15 @@ struct Event {
     nanos: i32,
     rank: u8,
     index: i32,
-    text: String,
+    /// Where its text begins, and how long it is.
+    at: usize,
+    length: u32,
 }
 
 impl Record {
     /// With what happened to the batch as a whole.
     pub(super) fn new(batch: &Batch) -> Self {
-        let mut record = Self { events: Vec::new() };
+        let mut record = Self { events: Vec::new(), texts: String::new() };
         let id = one_line(&batch.batch_id);
         record.push(batch.create_time.as_ref(), 0, 0, || format!("batch {id} created"));
         record.push(batch.start_time.as_ref(), 1, 0, || {
@@ -76,21 +83,33 @@ impl Record {
         }
     }
 
-    /// Hands on the lines in the order of time.
-    pub(super) fn write(mut self, mut each: impl FnMut(&str) -> Result<(), Error>) -> Result<(), Error> {
+    /// Hands on the lines in the order of time, some at once.
+    pub(super) fn write(mut self, mut some: impl FnMut(&str) -> Result<(), Error>) -> Result<(), Error> {
         self.events.sort_unstable();
+        let mut lines = String::new();
         for event in &self.events {
-            each(&event.text)?;
+            let text = self.texts.get(event.at..event.at + event.length as usize).unwrap_or_default();
+            // Checked when it was taken.
+            let Ok(time) = jiff::Timestamp::new(event.seconds, event.nanos) else { continue };
+            lines.push_str(&format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M:%S")));
+            if lines.len() > PIECE {
+                some(&lines)?;
+                lines.clear();
+            }
         }
-        Ok(())
+        some(&lines)
     }
 
     /// What has no time, or one that no calendar has, did not happen yet.
     fn push(&mut self, time: Option<&Timestamp>, rank: u8, index: i32, text: impl FnOnce() -> String) {
         let Some(&Timestamp { seconds, nanos }) = time else { return };
-        let Ok(time) = jiff::Timestamp::new(seconds, nanos) else { return };
-        let text = format!("[{}] {}\n", time.strftime("%Y-%m-%d %H:%M:%S"), text());
-        self.events.push(Event { seconds, nanos, rank, index, text });
+        if jiff::Timestamp::new(seconds, nanos).is_err() {
+            return;
+        }
+        let (text, at) = (text(), self.texts.len());
+        self.texts.push_str(&text);
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        self.events.push(Event { seconds, nanos, rank, index, at, length });
     }
 }
 

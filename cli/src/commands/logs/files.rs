@@ -45,6 +45,8 @@ pub struct LogFile {
     pub path: PathBuf,
     /// Its length once it is whole: a file that has it already is left as it is.
     pub length: Option<i64>,
+    /// There may be such a file.
+    pub may_be_there: bool,
 }
 
 /// How it went.
@@ -61,13 +63,19 @@ pub enum Saved {
 
 /// Saves one log.
 pub async fn save(client: &Client, log: &LogFile) -> Result<Saved, Error> {
-    let there = fs::symlink_metadata(&log.path).ok().filter(fs::Metadata::is_file);
+    let there = log.may_be_there.then(|| fs::symlink_metadata(&log.path).ok()).flatten();
+    let there = there.filter(fs::Metadata::is_file);
     if let (Some(there), Some(length)) = (there, log.length)
         && i64::try_from(there.len()) == Ok(length)
     {
         return Ok(Saved::Kept);
     }
     let mut file = Partial::create(&log.path)?;
+    if log.length == Some(0) {
+        // Nothing was printed, so there is nothing to ask for.
+        file.finish()?;
+        return Ok(Saved::Written { discarded: 0 });
+    }
     let mut tail = Tail::new(client, log.request.clone());
     let mut discarded = 0;
     while let Some(piece) = tail.next().await? {
@@ -93,14 +101,14 @@ impl Partial {
         name.push(path.file_name().unwrap_or_default());
         name.push(".partial");
         let temporary = path.with_file_name(name);
-        // Left by a command that was ended; never written through, whatever it is.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(write_error(&temporary, error));
+        let open = || OpenOptions::new().write(true).create_new(true).open(&temporary);
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Left by a command that was ended; never written through, whatever it is.
+                fs::remove_file(&temporary).and_then(|()| open())
             }
-            Ok(()) | Err(_) => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
+            outcome => outcome,
+        };
         let file = file.map_err(|error| write_error(&temporary, error))?;
         Ok(Self { file, temporary, path: path.to_owned(), whole: false })
     }
@@ -226,9 +234,8 @@ pub async fn save_all(client: &Client, args: &LogsArgs, folder: &Path) -> Result
                 follow: args.follow,
                 ..TailLogsRequest::default()
             };
-            saver
-                .save(task.index, LogFile { request, path, length: whole.then_some(task.log_bytes) })
-                .await?;
+            let length = whole.then_some(task.log_bytes);
+            saver.save(task.index, LogFile { request, path, length, may_be_there: true }).await?;
         }
         if !args.tasks.is_empty() && left == 0 {
             break;

@@ -116,8 +116,8 @@ pub(super) async fn follow(client: &Client, args: &LogsArgs, batch: &Batch) -> R
     let mut outcome = Outcome::default();
     let mut tasks = Tasks::default();
     // Tasks that were named wait for their own start; all of them are known from the watch.
-    let mut follower = if args.tasks.is_empty() {
-        Some(Follower::new(client, &batch.batch_id, true))
+    let mut changes = if args.tasks.is_empty() {
+        Some(watch(client, &batch.batch_id))
     } else {
         tasks.running.extend(named(args, batch));
         None
@@ -134,13 +134,13 @@ pub(super) async fn follow(client: &Client, args: &LogsArgs, batch: &Batch) -> R
                 tasks.running.len()
             ));
         }
-        if follower.is_none() && tasks.all_read() {
+        if changes.is_none() && tasks.all_read() {
             return Ok(outcome.exit());
         }
         tokio::select! {
-            change = next_change(&mut follower) => match change? {
+            change = next_change(&mut changes) => match change? {
                 Some(changed) => changed.iter().for_each(|task| tasks.observe(task)),
-                None => follower = None,
+                None => changes = None,
             },
             Some(message) = messages.recv() => {
                 if matches!(message.event, Event::End(_)) {
@@ -152,10 +152,33 @@ pub(super) async fn follow(client: &Client, args: &LogsArgs, batch: &Batch) -> R
     }
 }
 
+/// The tasks that changed, until the batch has ended.
+type Changes = mpsc::Receiver<Result<Vec<Task>, Error>>;
+
+/// Watches a batch in the background, so that its output, however much comes, never cuts the watch's calls short.
+fn watch(client: &Client, batch_id: &str) -> Changes {
+    let (sender, changes) = mpsc::channel(1);
+    let mut follower = Follower::new(client, batch_id, true);
+    tokio::spawn(async move {
+        loop {
+            let news = tokio::select! {
+                () = sender.closed() => return,
+                news = follower.next() => news,
+            };
+            let Some(news) = news.map(|news| news.map(|message| message.tasks)).transpose() else { return };
+            let failed = news.is_err();
+            if sender.send(news).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    changes
+}
+
 /// The tasks that changed; `None` once the batch has ended; never where nothing is watched.
-async fn next_change(follower: &mut Option<Follower>) -> Result<Option<Vec<Task>>, Error> {
-    match follower {
-        Some(follower) => Ok(follower.next().await?.map(|message| message.tasks)),
+async fn next_change(changes: &mut Option<Changes>) -> Result<Option<Vec<Task>>, Error> {
+    match changes {
+        Some(changes) => changes.recv().await.transpose(),
         None => std::future::pending().await,
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     commands::cancel::cancel,
     error::{Error, Exit},
     follow::Follower,
-    live::{Live, next_message, outcome_lines, outputs::last_lines},
+    live::{Live, next_message, outputs::last_lines},
     progress::{Line, Progress},
     sanitize::Colour,
     tail::Tail,
@@ -114,14 +114,15 @@ async fn follow(
                 (true | false, _) => {}
             }
         }
-        if live.is_some() {
-            failures.scroll(outcome_lines(&outcomes)).await;
+        if let Some(live) = &mut live {
+            failures.scroll(live.outcome_lines(&outcomes)).await;
             message.tasks.iter().for_each(|task| failures.show(task));
         }
         if changes_are_data && plain {
             message.tasks.iter().for_each(|task| tails.follow(task));
         }
     }
+    failures.scroll(live.as_mut().and_then(Live::outcomes_left).into_iter().collect()).await;
     failures.finish().await;
     tails.finish().await;
     Ok(progress)

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use muster_proto::v1::{Batch, SubmitBatchRequest, TaskStatus};
+use muster_proto::v1::{Batch, ReleaseBatchRequest, SubmitBatchRequest, TaskStatus};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -23,8 +23,8 @@ use crate::{
     Context,
     approval::{Approvals, Provenance},
     args::OutputArgs,
-    client::Client,
-    commands::{list::Batches, submit::submit_approved},
+    client::{Client, new_request_id},
+    commands::{list::Batches, release::release, submit::submit_approved},
     error::{Error, Exit},
     follow::{Follower, has_ended},
     output::{Format, print_batch},
@@ -177,6 +177,17 @@ async fn run_with(
     let unfinished = unfinished(&client).await?;
     decide(args, &unfinished)?;
     let Some((request, provenance)) = request else {
+        for batch in unfinished.iter().filter(|batch| batch.on_hold) {
+            // The folder is a copy. To go on with it is what was asked for.
+            context.io.say(&format!(
+                "batch {} comes from a copy of its folder; what was queued in it runs here now, whether or not it \
+                 has run elsewhere",
+                one_line(&batch.batch_id)
+            ));
+            let request =
+                ReleaseBatchRequest { batch_id: batch.batch_id.clone(), request_id: new_request_id()? };
+            release(&client, &request).await?;
+        }
         embedded.start_worker(worker).await?;
         let mut all = Ended::COMPLETED;
         for (place, batch) in unfinished.iter().enumerate() {

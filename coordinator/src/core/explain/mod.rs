@@ -37,7 +37,7 @@ pub struct Explanation {
     pub effective_concurrency: u32,
     /// What waits, then what runs, then what has ended.
     pub causes: Vec<Cause>,
-    /// Of the task asked about while it waits, else of the batch's next task; `None` where none waits.
+    /// Of the task asked about while it is in the queue, else of the batch's next task; `None` where none is.
     pub place: Option<Place>,
 }
 
@@ -55,6 +55,8 @@ pub struct Place {
 /// What a task waits for, or why it does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
+    /// Nothing of the batch starts before it is released.
+    OnHold,
     /// No worker is there.
     NoWorker,
     /// Every place of those that take tasks is taken.
@@ -71,6 +73,8 @@ pub enum Reason {
     BatchLimit,
     /// No worker that takes tasks now could start the program.
     Excluded,
+    /// An attempt has failed, and the wait before the next one is not over.
+    RetryBackoff,
     /// It is being handed out.
     Scheduling,
     /// Handed to a worker that has not accepted it.
@@ -89,7 +93,9 @@ impl Reason {
     /// The task is in the queue, and this keeps it there.
     pub const fn is_waiting(self) -> bool {
         match self {
-            Self::NoWorker
+            Self::OnHold
+            | Self::RetryBackoff
+            | Self::NoWorker
             | Self::WorkersBusy
             | Self::WorkersDraining
             | Self::WorkersSetAside
@@ -240,9 +246,17 @@ impl Machine {
     fn batch_causes(&self, live: &Live) -> Vec<Cause> {
         let mut causes = Vec::new();
         let waiting = live.waiting();
-        if waiting > 0 {
-            let excluded = self.excluded_everywhere(live);
-            self.waiting_causes(live, waiting, &excluded, &mut causes);
+        if waiting > 0 && live.state.on_hold {
+            causes.push(words::on_hold(waiting, live));
+        } else if waiting > 0 {
+            let queued = live.in_queue();
+            if queued > 0 {
+                let excluded = self.excluded_everywhere(live);
+                self.waiting_causes(live, queued, &excluded, &mut causes);
+            }
+            if live.backing_off() > 0 {
+                causes.push(words::backing_off(live.backing_off(), live.head.id));
+            }
         }
         causes.extend(self.handed_causes(live));
         let ended = live.head.task_count.saturating_sub(live.state.counts.unfinished());
@@ -254,6 +268,8 @@ impl Machine {
 
     fn task_causes(&self, live: &Live, task: TaskIndex, slot: &Slot) -> Vec<Cause> {
         match slot {
+            Slot::Waiting { .. } if live.state.on_hold => vec![words::on_hold(1, live)],
+            Slot::Waiting { .. } if live.backs_off(task) => vec![words::backing_off(1, live.head.id)],
             Slot::Waiting { .. } => {
                 let mut excluded = self.excluded_everywhere(live);
                 excluded.tasks.retain(|other| *other == task);
@@ -366,6 +382,7 @@ impl Machine {
             let failed =
                 machines.iter().filter(|machine| self.fleet.get(machine).is_some_and(Worker::is_available));
             if matches!(live.slot(task), Some(Slot::Waiting { .. }))
+                && !live.backs_off(task)
                 && count(failed.count()) == self.fleet.available()
             {
                 found.tasks.insert(task);
@@ -407,9 +424,10 @@ impl Machine {
         causes.collect()
     }
 
-    /// The place of a task while it waits, or of the batch's next.
+    /// The place of a task while it is in the queue, or of the batch's next.
     fn place(&self, live: &Live, task: Option<TaskIndex>) -> Option<Place> {
-        if task.is_some_and(|task| !matches!(live.slot(task), Some(Slot::Waiting { .. }))) {
+        let queued = |task| matches!(live.slot(task), Some(Slot::Waiting { .. })) && !live.backs_off(task);
+        if task.is_some_and(|task| !queued(task)) {
             return None;
         }
         let (mut ahead, mut at_least, mut found) = (0_u32, false, task);
@@ -430,7 +448,7 @@ impl Machine {
         }
         let mut older = self.batches.range(..live.head.id);
         for (_, older) in older.by_ref().take(MAX_STEPS) {
-            ahead = ahead.saturating_add(older.waiting());
+            ahead = ahead.saturating_add(older.in_queue());
         }
         at_least |= older.next().is_some();
         found.map(|task| Place { task, ahead, at_least })

@@ -27,6 +27,31 @@ pub(super) fn no_worker(mut cause: Cause) -> Cause {
     cause
 }
 
+pub(super) fn on_hold(tasks: u32, live: &Live) -> Cause {
+    let mut cause = Cause::new(Reason::OnHold, tasks);
+    cause.message = "the batch is on hold".to_owned();
+    if !live.state.message.is_empty() {
+        cause.message += &format!(": {}", live.state.message);
+    }
+    cause.way_out = format!(
+        "see what became of it, then let it go on: muster release {0}; or end it: muster cancel {0}",
+        live.head.id
+    );
+    cause
+}
+
+pub(super) fn backing_off(tasks: u32, batch: BatchId) -> Cause {
+    let mut cause = Cause::new(Reason::RetryBackoff, tasks);
+    cause.message = format!(
+        "{} failed and {} run again when the wait of the retries is over",
+        have(tasks),
+        if tasks == 1 { "is" } else { "are" }
+    );
+    cause.way_out =
+        format!("wait; `muster status {batch}` shows what failed and when the next attempt may start");
+    cause
+}
+
 pub(super) fn busy(mut cause: Cause, slots: u64) -> Cause {
     let batches = many(cause.batch_count.into(), "batch");
     cause.message = match slots {
@@ -158,10 +183,13 @@ pub(super) fn ended_batch(batch: BatchId, state: &BatchState) -> Cause {
     let mut cause = Cause::new(Reason::Ended, counts.completed + counts.failed + counts.cancelled);
     let word = match state.status {
         BatchStatus::Cancelled => "was cancelled",
-        BatchStatus::Failed => "could not be carried on",
+        BatchStatus::Failed => "was given up",
         BatchStatus::Queued | BatchStatus::Running | BatchStatus::Completed => "has ended",
     };
     cause.message = format!("the batch {word}: {}", outcomes(counts));
+    if !state.message.is_empty() {
+        cause.message += &format!("; {}", state.message);
+    }
     if counts.failed + counts.cancelled > 0 {
         cause.way_out = format!("run what failed or was cancelled again with: muster retry {batch}");
     }

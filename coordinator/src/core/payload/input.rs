@@ -2,6 +2,7 @@
 
 use super::violation::Violations;
 use super::{Defaults, Scalar, TaskRequest, read, unless_blank};
+use crate::core::options::{self, GivenRetry, RetryPolicy};
 
 /// One task of a typed request: the keys of a JSON task. Text and number fields are texts (numbers as they
 /// should reach the command line), `None` and `""` are absent.
@@ -34,6 +35,9 @@ pub struct TaskInput {
     pub param: Vec<String>,
     pub output: Option<String>,
     pub sync: Option<bool>,
+    /// Milliseconds.
+    pub time_limit: Option<i128>,
+    pub retry: Option<GivenRetry>,
 }
 
 /// One task as given: read and checked, but emptiness and defaults not applied yet.
@@ -62,6 +66,8 @@ pub(super) struct Given {
     pub(super) param: Vec<String>,
     pub(super) output: Scalar,
     pub(super) sync: Option<bool>,
+    pub(super) time_limit_ms: Option<u64>,
+    pub(super) retry: Option<RetryPolicy>,
 }
 
 impl Given {
@@ -105,6 +111,10 @@ impl Given {
         given.audio = list("audio", input.audio);
         given.video = list("video", input.video);
         given.param = list("param", input.param);
+        given.time_limit_ms = input
+            .time_limit
+            .and_then(|limit| options::time_limit(limit, &format!("{at}.time_limit"), violations));
+        given.retry = input.retry.and_then(|retry| retry.check(&format!("{at}.retry"), violations));
         given
     }
 
@@ -145,6 +155,8 @@ impl Given {
             output: self.output.or_blank_empty(),
             sync: self.sync.or(defaults.sync).unwrap_or(false),
             run_mode: None,
+            time_limit_ms: self.time_limit_ms,
+            retry: self.retry,
         }
     }
 }

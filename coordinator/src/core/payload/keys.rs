@@ -1,7 +1,7 @@
 //! The keys of a task, and the one that a misspelt key most likely meant.
 
 /// Every key that a task may have.
-pub const TASK_KEYS: [&str; 25] = [
+pub const TASK_KEYS: [&str; 27] = [
     "prompt",
     "task",
     "model",
@@ -27,7 +27,16 @@ pub const TASK_KEYS: [&str; 25] = [
     "param",
     "output",
     "sync",
+    "time_limit",
+    "retry",
 ];
+
+/// The keys of a batch that say how it is carried out.
+pub const OPTION_KEYS: [&str; 6] =
+    ["time_limit", "queue_time_limit", "cancel_grace", "retry", "max_failures", "on_disconnect"];
+
+/// The keys of a retry policy.
+pub(super) const RETRY_KEYS: [&str; 4] = ["max_attempts", "on", "backoff", "max_backoff"];
 
 /// No known key is longer; what a key has beyond this only makes it more different.
 const MAX_COMPARED: usize = 24;

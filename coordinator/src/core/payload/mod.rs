@@ -3,17 +3,19 @@
 //!
 //! What it does not do: look at limits, or find out which model a task means.
 
+mod carried;
 mod input;
 mod keys;
 mod read;
 mod violation;
 
 pub use input::TaskInput;
-pub use keys::{TASK_KEYS, nearest};
+pub use keys::{OPTION_KEYS, TASK_KEYS, nearest};
 pub use violation::{FieldViolation, MAX_VIOLATIONS};
 
 use super::integer::Integer;
 use super::json::{self, Json};
+use super::options::{BatchOptions, GivenOptions, RetryPolicy};
 use super::run_mode::RunMode;
 use input::Given;
 pub(super) use keys::nearest_of;
@@ -43,6 +45,8 @@ pub struct Defaults {
 pub struct Payload {
     /// The payload's own `concurrency`; admission judges it, since a request's own goes before it.
     pub concurrency: Option<Integer>,
+    /// How it is to be carried out, as far as the payload itself says.
+    pub options: BatchOptions,
     /// In the order of the request.
     pub tasks: Vec<TaskRequest>,
 }
@@ -109,9 +113,14 @@ pub struct TaskRequest {
     pub sync: bool,
     /// The run mode, where it is decided already: by a card that says it. Goes before every other rule.
     pub run_mode: Option<RunMode>,
+    /// The task's own limit of time.
+    pub time_limit_ms: Option<u64>,
+    /// The task's own retries.
+    pub retry: Option<RetryPolicy>,
 }
 
-/// Reads `batch_json`: an array of tasks, or an object with `tasks` and perhaps `concurrency`.
+/// Reads `batch_json`: an array of tasks, or an object with `tasks` and perhaps `concurrency` and how it is to be
+/// carried out.
 ///
 /// Fails with what is wrong, in order, at most [`MAX_VIOLATIONS`] of it; fields count tasks from 1.
 pub fn parse_batch_json(text: &str, defaults: &Defaults) -> Result<Payload, Vec<FieldViolation>> {
@@ -123,6 +132,7 @@ pub fn parse_batch_json(text: &str, defaults: &Defaults) -> Result<Payload, Vec<
         Ok(top) => top,
         Err(error) => return shape(format!("is no JSON: {error}; send an array of tasks, as JSON text")),
     };
+    let mut options = BatchOptions::default();
     let (tasks, concurrency) = match top {
         Json::List(tasks) => (tasks, None),
         Json::Object(mut members) => {
@@ -132,6 +142,7 @@ pub fn parse_batch_json(text: &str, defaults: &Defaults) -> Result<Payload, Vec<
                 Ok(Json::Text(text)) => Some(Integer::from_text(&text)),
                 Ok(_) | Err(_) => Some(Integer::Unreadable),
             });
+            options = carried::batch(&members, &mut violations).check("", &mut violations);
             match members.remove("tasks").map(json::view) {
                 Some(Ok(Json::List(tasks))) => (tasks, concurrency),
                 Some(_) => return shape("has tasks that are no array; send {\"tasks\": [...]}".into()),
@@ -169,7 +180,7 @@ pub fn parse_batch_json(text: &str, defaults: &Defaults) -> Result<Payload, Vec<
         }
         requests.push(given.into_request(&defaults));
     }
-    violations.into_result(Payload { concurrency, tasks: requests })
+    violations.into_result(Payload { concurrency, options, tasks: requests })
 }
 
 /// Reads the typed form of a request, by the same rules as JSON: there every value is a text, so that `"0"` is
@@ -190,7 +201,16 @@ pub fn from_tasks(tasks: Vec<TaskInput>, defaults: &Defaults) -> Result<Payload,
         }
         requests.push(given.into_request(&defaults));
     }
-    violations.into_result(Payload { concurrency: None, tasks: requests })
+    violations.into_result(Payload { concurrency: None, options: BatchOptions::default(), tasks: requests })
+}
+
+/// How a request wants its batch carried out, whatever the form of the tasks; fields are named `options.`.
+///
+/// Fails like [`parse_batch_json`].
+pub fn check_options(given: GivenOptions) -> Result<BatchOptions, Vec<FieldViolation>> {
+    let mut violations = Violations::default();
+    let options = given.check("options.", &mut violations);
+    violations.into_result(options)
 }
 
 /// The defaults, checked and without blanks.

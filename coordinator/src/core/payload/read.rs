@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::input::Given;
 use super::violation::Violations;
-use super::{MAX_VALUE_BYTES, Scalar, keys};
+use super::{MAX_VALUE_BYTES, Scalar, carried, keys};
 use crate::core::integer::is_zero;
 use crate::core::json::{self, Json};
 
@@ -47,6 +47,10 @@ pub(super) fn task(members: &BTreeMap<String, &RawValue>, at: &str, violations: 
             "run_with_defaults" => given.run_with_defaults = reader.flag(raw),
             "random_seed" => given.random_seed = reader.flag(raw),
             "sync" => given.sync = reader.flag(raw),
+            "time_limit" => {
+                given.time_limit_ms = carried::task_time_limit(raw, &format!("{at}.{key}"), violations);
+            }
+            "retry" => given.retry = carried::retry(raw, &format!("{at}.{key}"), violations),
             // Accepted from whoever sends them to the original, and without effect there too.
             "confirm_run" | "param_help" => {}
             unknown => {

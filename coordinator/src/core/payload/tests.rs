@@ -250,11 +250,66 @@ fn the_typed_form_follows_the_same_rules() {
     assert_eq!(task.image, [" a ", "0"]);
     assert!(task.steps.is_tuning() && task.duration.text.is_empty() && task.random_seed);
 
+    let limited = TaskInput { time_limit: Some(5), retry: Some(Default::default()), ..TaskInput::default() };
+    let violations = from_tasks(vec![limited], &Defaults::default()).unwrap_err();
+    let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["tasks[1].time_limit", "tasks[1].retry.max_attempts"]);
+
     let bad = TaskInput { seed: text("a\0"), param: vec!["x".into(), "\0".into()], ..TaskInput::default() };
     let violations = from_tasks(vec![TaskInput::default(), bad], &Defaults::default()).unwrap_err();
     assert_eq!(violations[0].field, "tasks[2].seed");
     assert_eq!(violations[1].field, "tasks[2].param[2]");
     assert_eq!(from_tasks(vec![], &Defaults::default()).unwrap_err()[0].field, "tasks");
+}
+
+#[test]
+fn how_a_batch_is_carried_out_is_read_from_its_object() {
+    use crate::core::options::{OnDisconnect, RetryOn};
+    let payload = parse(
+        r#"{"time_limit": "5m", "queue_time_limit": 3600, "cancel_grace": 0.5, "max_failures": 3,
+            "on_disconnect": "stop", "retry": {"max_attempts": 3, "on": [75, "signal"], "backoff": "30s"},
+            "tasks": ["x", {"time_limit": "90s", "retry": {"max_attempts": 1}},
+                      {"time_limit": null, "retry": ""}]}"#,
+    )
+    .unwrap();
+    let options = payload.options;
+    assert_eq!((options.time_limit_ms, options.queue_time_limit_ms), (Some(300_000), Some(3_600_000)));
+    assert_eq!((options.cancel_grace_ms, options.max_failures), (Some(500), Some(3)));
+    assert_eq!(options.on_disconnect, Some(OnDisconnect::Stop));
+    let retry = options.retry.unwrap();
+    assert_eq!((retry.max_attempts, retry.backoff_ms, retry.max_backoff_ms), (3, 30_000, 600_000));
+    assert_eq!(retry.on.into_iter().collect::<Vec<_>>(), [RetryOn::Code(75), RetryOn::Signal]);
+    let own: Vec<_> =
+        payload.tasks.iter().map(|t| (t.time_limit_ms, t.retry.as_ref().map(|r| r.max_attempts))).collect();
+    assert_eq!(own, [(None, None), (Some(90_000), Some(1)), (None, None)]);
+    // One reason need be no list.
+    assert_eq!(
+        parse(r#"{"retry": {"max_attempts": 2, "on": "signal"}, "tasks": ["x"]}"#).map(|_| ()),
+        Ok(())
+    );
+}
+
+#[test]
+fn what_is_wrong_with_it_is_named_by_its_place() {
+    for (members, field) in [
+        (r#""time_limit": "soon""#, "time_limit"),
+        (r#""time_limit": true"#, "time_limit"),
+        (r#""queue_time_limit": 0"#, "queue_time_limit"),
+        (r#""cancel_grace": -1"#, "cancel_grace"),
+        (r#""max_failures": 1.5"#, "max_failures"),
+        (r#""max_failures": "x""#, "max_failures"),
+        (r#""on_disconnect": "halt""#, "on_disconnect"),
+        (r#""retry": 3"#, "retry"),
+        (r#""retry": {"max_attempts": null}"#, "retry.max_attempts"),
+        (r#""retry": {"max_attempts": [], "on": ["signal"]}"#, "retry.max_attempts"),
+        (r#""retry": {"max_attempts": 2, "on": ["signal", 0]}"#, "retry.on[2]"),
+        (r#""retry": {"max_attempts": 2, "on": ["signal", {}]}"#, "retry.on[2]"),
+        (r#""retry": {"max_attempts": 2, "on": ["signal"], "delay": 3}"#, "retry.delay"),
+    ] {
+        assert_eq!(wrong(&format!(r#"{{{members}, "tasks": ["x"]}}"#)), [field], "{members}");
+    }
+    assert_eq!(wrong(r#"["x", {"time_limit": 0}]"#), ["tasks[2].time_limit"]);
+    assert_eq!(wrong(r#"[{"retry": {"max_attempts": 2, "on": ["x"]}}]"#), ["tasks[1].retry.on[1]"]);
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use v1::{attach_request::Message as In, attach_response::Message as Out};
 use crate::{
     config::MAX_LOG_LIMIT,
     core::{
-        event::{Ended, FromWorker, HeldPhase, Hello, Outcome, Started, Verdict},
+        event::{Ended, FromWorker, HeldPhase, Hello, Outcome, Started, StopCause, Verdict},
         model::{InstanceId, WorkerRef},
     },
     engine::handle::{Offer, SessionMessage},
@@ -62,9 +62,7 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
             format!("must have 1 to {MAX_NAME_CHARS} letters, digits, dots, dashes or underscores"),
         );
     }
-    if wire.instance_id.len() != 32 || !wire.instance_id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return bad("instance_id", "must be 32 hexadecimal digits".to_owned());
-    }
+    let instance = instance("hello.instance_id", &wire.instance_id)?;
     if wire.boot_id.is_empty() || wire.boot_id.len() > MAX_LABEL_BYTES {
         return bad("boot_id", format!("must have 1 to {MAX_LABEL_BYTES} bytes"));
     }
@@ -83,7 +81,7 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
         return bad("version", format!("is longer than {MAX_LABEL_BYTES} bytes"));
     }
     Ok(Hello {
-        worker: WorkerRef { instance: InstanceId(wire.instance_id.to_ascii_lowercase()), name: wire.name },
+        worker: WorkerRef { instance, name: wire.name },
         boot_id: wire.boot_id,
         connection: wire.connection,
         slots: wire.slots,
@@ -92,6 +90,14 @@ pub(crate) fn hello(wire: v1::Hello) -> Result<Hello, Violation> {
         held: held("hello.held", wire.held)?,
         draining: wire.draining,
     })
+}
+
+/// A worker's instance id.
+pub(crate) fn instance(field: &str, wire: &str) -> Result<InstanceId, Violation> {
+    if wire.len() != 32 || !wire.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Violation::new(field, "must be 32 hexadecimal digits"));
+    }
+    Ok(InstanceId(wire.to_ascii_lowercase()))
 }
 
 /// What a worker says after its hello, with the output that rides in a result.
@@ -163,8 +169,17 @@ fn ended(wire: v1::Ended) -> Result<(AttemptId, Ended, Option<Bytes>), Violation
         );
         return Err(Violation::new("ended.inline_log", description));
     }
+    // A cause that is not known here is one that a later worker has: as if it had not said.
+    let stop_cause = match v1::StopCause::try_from(wire.stop_cause) {
+        Ok(v1::StopCause::Requested) => Some(StopCause::Requested),
+        Ok(v1::StopCause::TimeLimit) => Some(StopCause::TimeLimit),
+        Ok(v1::StopCause::CutOff) => Some(StopCause::CutOff),
+        Ok(v1::StopCause::WorkerStopped) => Some(StopCause::WorkerStopped),
+        Ok(v1::StopCause::Unspecified) | Err(_) => None,
+    };
     let ended = Ended {
         outcome,
+        stop_cause,
         stop_sent: wire.stop_sent,
         log_size: wire.log_size,
         log_discarded: wire.log_discarded,
@@ -218,9 +233,9 @@ fn offer_to_wire(offer: Offer) -> v1::Offer {
         args_after: args.after_output,
         env,
         log_limit: offer.log_limit,
-        time_limit_ms: 0,
-        grace_ms: 0,
-        stop_after_cut_off_ms: 0,
+        time_limit_ms: offer.terms.time_limit_ms.unwrap_or(0),
+        grace_ms: offer.terms.grace_ms,
+        stop_after_cut_off_ms: offer.terms.stop_after_cut_off_ms.unwrap_or(0),
         batch_id: offer.attempt.batch.to_string(),
     }
 }
@@ -281,7 +296,10 @@ mod tests {
     use muster_proto::{AttemptNo, BatchId, TaskIndex};
 
     use super::*;
-    use crate::{core::plan::TaskSpec, secrets::Secret};
+    use crate::{
+        core::{event::Terms, plan::TaskSpec},
+        secrets::Secret,
+    };
 
     const LIFE: LifeId = LifeId(5);
 
@@ -373,10 +391,28 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_may_say_why_it_ended_a_program() {
+        let cause = |stop_cause| {
+            let outcome = Some(v1::ended::Outcome::Signal(15));
+            let attempt = Some(id().into());
+            let wire = v1::Ended { attempt, outcome, stop_sent: true, stop_cause, ..Default::default() };
+            ended(wire).unwrap().1.stop_cause
+        };
+        assert_eq!(cause(v1::StopCause::TimeLimit.into()), Some(StopCause::TimeLimit));
+        assert_eq!(cause(v1::StopCause::CutOff.into()), Some(StopCause::CutOff));
+        assert_eq!(cause(v1::StopCause::WorkerStopped.into()), Some(StopCause::WorkerStopped));
+        assert_eq!(cause(v1::StopCause::Requested.into()), Some(StopCause::Requested));
+        // An older worker, and a later one.
+        assert_eq!((cause(0), cause(99)), (None, None));
+    }
+
+    #[test]
     fn an_offer_has_the_arguments_and_the_key_in_the_environment_only() {
         let spec = TaskSpec { model: "m".into(), output: "out.png".into(), ..TaskSpec::default() };
-        let offer =
-            Offer { attempt: id(), spec, log_limit: 9, api_key: Some(Secret::new("sk-canary".into())) };
+        let terms =
+            Terms { time_limit_ms: Some(90_000), grace_ms: 5_000, stop_after_cut_off_ms: Some(60_000) };
+        let api_key = Some(Secret::new("sk-canary".into()));
+        let offer = Offer { attempt: id(), spec, log_limit: 9, api_key, terms };
         let wire = to_worker(SessionMessage::Offer(Box::new(offer)), LIFE);
         let Some(Out::Offer(offer)) = &wire.message else { panic!("not an offer") };
         assert_eq!(offer.args_before, ["--model", "m"]);
@@ -384,5 +420,9 @@ mod tests {
         assert_eq!(offer.args_after, ["--confirm-run"]);
         assert_eq!(offer.env.get("BIZYAIR_API_KEY").map(String::as_str), Some("sk-canary"));
         assert!(!format!("{wire:?}").contains("sk-canary"));
+        assert_eq!(
+            (offer.time_limit_ms, offer.grace_ms, offer.stop_after_cut_off_ms),
+            (90_000, 5_000, 60_000)
+        );
     }
 }

@@ -5,10 +5,7 @@ use std::fmt::Write as _;
 use muster_proto::v1;
 
 use crate::{
-    core::{
-        model::{BatchHead, BatchState, BatchStatus, Counts},
-        options::BatchOptions,
-    },
+    core::model::{BatchHead, BatchState, BatchStatus, Counts},
     store::BatchView,
 };
 
@@ -44,7 +41,7 @@ pub(crate) fn batch(view: &BatchView, available_workers: u32) -> v1::Batch {
         cancel_requested: state.cancel_reason.is_some(),
         cancel_reason: state.cancel_reason.clone().unwrap_or_default(),
         // Unset where nothing was asked for, as it was submitted.
-        options: (head.options != BatchOptions::default()).then(|| super::options::batch(&head.options)),
+        options: (!head.options.is_plain()).then(|| super::options::batch(&head.options)),
         on_hold: state.on_hold,
         status_message: state.message.clone(),
     }
@@ -84,14 +81,18 @@ fn reply_markdown(head: &BatchHead, state: &BatchState) -> String {
         BatchStatus::Completed if state.counts.completed == head.task_count => "has completed",
         BatchStatus::Completed => "has ended",
         BatchStatus::Cancelled => "was cancelled",
-        BatchStatus::Failed => "could not be carried on",
+        BatchStatus::Failed => "was given up",
     };
     let mut text = format!("**Batch `{id}` {word}**: {tasks}");
     if !state.status.is_ended() {
         // A String takes everything that is written to it.
         let _ = write!(text, ", at most {} at once", head.effective_concurrency);
     }
-    text.push_str(".\n\n");
+    text.push('.');
+    if !state.message.is_empty() {
+        let _ = write!(text, " Why: {}.", state.message);
+    }
+    text.push_str("\n\n");
     let Counts { queued, running, completed, failed, cancelled } = state.counts;
     for (word, number) in [
         ("completed", completed),
@@ -140,7 +141,7 @@ pub(crate) mod tests {
                 effective_concurrency: 2,
                 configured_max_concurrency: 3,
                 configured_max_tasks: 5,
-                options: BatchOptions::default(),
+                options: crate::core::options::BatchOptions::default(),
             },
             state: BatchState {
                 revision: 9,

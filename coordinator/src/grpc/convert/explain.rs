@@ -62,5 +62,7 @@ const fn reason(reason: Reason) -> v1::WaitReason {
         Reason::StoringOutput => v1::WaitReason::StoringOutput,
         Reason::CancelRequested => v1::WaitReason::CancelRequested,
         Reason::Ended => v1::WaitReason::Ended,
+        Reason::RetryBackoff => v1::WaitReason::RetryBackoff,
+        Reason::OnHold => v1::WaitReason::OnHold,
     }
 }

@@ -4,7 +4,7 @@ use muster_proto::{TaskIndex, v1};
 
 use tonic::Status;
 
-use crate::core::{api_key, card, catalog::Catalog, payload, refusal::Refusal};
+use crate::core::{api_key, card, catalog::Catalog, options, payload, refusal::Refusal};
 
 use super::super::status;
 use super::{MAX_API_KEY_BYTES, MAX_REASON_CHARS, MAX_REQUEST_ID_CHARS, Violation};
@@ -93,6 +93,17 @@ pub(crate) fn payload(given: Payload<'_>, catalog: &Catalog) -> Result<payload::
     payload.map_err(|violations| status::refusal(&Refusal::Invalid(violations)))
 }
 
+/// How the batch is carried out: what the request says, else what its payload says.
+pub(crate) fn options(
+    wire: Option<&v1::BatchOptions>,
+    payload: options::BatchOptions,
+) -> Result<options::BatchOptions, Status> {
+    match super::options::requested(wire) {
+        Ok(requested) => Ok(requested.or(payload)),
+        Err(violations) => Err(status::refusal(&Refusal::Invalid(violations))),
+    }
+}
+
 /// A key that an environment can hold; empty, or a placeholder for one, is none. The description never shows it.
 pub(crate) fn api_key(text: &str) -> Result<Option<&str>, Violation> {
     if text.len() > MAX_API_KEY_BYTES {
@@ -145,6 +156,8 @@ pub(crate) fn task_input(wire: &v1::TaskInput) -> payload::TaskInput {
         param: wire.param.clone(),
         output: given(&wire.output),
         sync: wire.sync,
+        time_limit: wire.time_limit.as_ref().map(super::options::given_ms),
+        retry: wire.retry.as_ref().map(super::options::given_retry),
     }
 }
 

@@ -3,17 +3,25 @@
 //! A commit is one transaction that is synced to the disk before it returns. The writing connection is the
 //! only one that checkpoints. Log bytes are not kept here.
 
+mod backup;
+pub mod check;
+mod life;
 mod read;
+mod remove;
 mod rows;
 mod schema;
 mod write;
 
 use std::{fs, path::Path, time::Duration};
 
-use muster_proto::{AttemptId, BatchId, LifeId};
+use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub use self::read::{READ_CONNECTIONS, SqliteReader};
+pub use self::{
+    backup::backup,
+    read::{READ_CONNECTIONS, SqliteReader},
+    schema::database,
+};
 use self::{
     read::{collect, read_attempt, read_batch, read_request},
     schema::Folder,
@@ -21,7 +29,9 @@ use self::{
 use super::{BatchView, Error, Store};
 use crate::core::{
     event::Change,
-    model::{AttemptRow, BatchState, LoadedBatch, RequestRecord, TaskKey, TaskState, WorkerRow},
+    model::{
+        AttemptRow, BatchState, InstanceId, LoadedBatch, RequestRecord, TaskKey, TaskState, UnixMs, WorkerRow,
+    },
     plan::TaskSpec,
 };
 
@@ -51,6 +61,18 @@ impl SqliteStore {
         Ok((Self { connection, life, restart_at, failed: false, folder }, reader))
     }
 
+    /// Runs a transaction. Whatever goes wrong, damage included, it was not stored as a whole: one answer, stop.
+    fn write<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
+        if self.failed {
+            return Err(Error::Failed("an earlier commit failed".to_owned()));
+        }
+        let done = work(&mut self.connection).and_then(|done| self.bound_wal().map(|()| done));
+        done.map_err(|error| {
+            self.failed = true;
+            Error::Failed(format!("a commit failed: {error}"))
+        })
+    }
+
     /// Readings that overlap without end keep the WAL from being started anew, and it grows. Then the next
     /// ones are made to read the database alone by waiting for those that go on now.
     fn bound_wal(&mut self) -> Result<(), Error> {
@@ -67,19 +89,6 @@ impl SqliteStore {
         self.restart_at = if busy { length.saturating_add(limit / 4) } else { limit };
         Ok(())
     }
-
-    fn complete(&self, view: BatchView) -> Result<LoadedBatch, Error> {
-        let BatchView { head, state } = view;
-        let sql = format!("SELECT {} FROM tasks WHERE batch = ?1 ORDER BY idx", rows::TASK);
-        let key = params![rows::batch_key(head.id)];
-        let tasks = collect(&mut self.connection.prepare_cached(&sql)?, key, |row| rows::task(head.id, row))?;
-        let in_place =
-            tasks.iter().zip(1..=head.task_count).all(|((index, _), expected)| index.0 == expected);
-        if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
-            return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
-        }
-        Ok(LoadedBatch { head, state, tasks: tasks.into_iter().map(|(_, task)| task).collect() })
-    }
 }
 
 impl Store for SqliteStore {
@@ -88,9 +97,7 @@ impl Store for SqliteStore {
     }
 
     fn load_unfinished(&mut self) -> Result<Vec<LoadedBatch>, Error> {
-        let sql = format!("SELECT {} FROM batches WHERE status IN (0, 1) ORDER BY id", rows::BATCH);
-        let views = collect(&mut self.connection.prepare_cached(&sql)?, [], rows::batch)?;
-        views.into_iter().map(|view| self.complete(view)).collect()
+        load_unfinished(&self.connection)
     }
 
     fn load_workers(&mut self) -> Result<Vec<WorkerRow>, Error> {
@@ -100,7 +107,7 @@ impl Store for SqliteStore {
     }
 
     fn load_batch(&mut self, batch: BatchId) -> Result<Option<LoadedBatch>, Error> {
-        read_batch(&self.connection, batch)?.map(|view| self.complete(view)).transpose()
+        read_batch(&self.connection, batch)?.map(|view| complete(&self.connection, view)).transpose()
     }
 
     fn load_task(&mut self, (batch, index): TaskKey) -> Result<Option<(BatchState, TaskState)>, Error> {
@@ -143,19 +150,44 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), Error> {
-        if self.failed {
-            return Err(Error::Failed("an earlier commit failed".to_owned()));
-        }
         if changes.is_empty() {
             return Ok(());
         }
-        let done = write::commit(&mut self.connection, changes).and_then(|()| self.bound_wal());
-        // Whatever went wrong, damage included, the group was not stored as a whole: one answer, stop.
-        done.map_err(|error| {
-            self.failed = true;
-            Error::Failed(format!("a commit failed: {error}"))
-        })
+        self.write(|connection| write::commit(connection, changes))
     }
+
+    fn remove(&mut self, batch: BatchId) -> Result<bool, Error> {
+        self.write(|connection| remove::remove(connection, batch))
+    }
+
+    fn forget_requests(&mut self, before_ms: UnixMs) -> Result<bool, Error> {
+        self.write(|connection| remove::forget_requests(connection, before_ms))
+    }
+}
+
+/// Every batch that has not ended, oldest first.
+fn load_unfinished(connection: &Connection) -> Result<Vec<LoadedBatch>, Error> {
+    let sql = format!("SELECT {} FROM batches WHERE status IN (0, 1) ORDER BY id", rows::BATCH);
+    let views = collect(&mut connection.prepare_cached(&sql)?, [], rows::batch)?;
+    views.into_iter().map(|view| complete(connection, view)).collect()
+}
+
+fn complete(connection: &Connection, view: BatchView) -> Result<LoadedBatch, Error> {
+    let BatchView { head, state } = view;
+    let sql = format!("SELECT {} FROM tasks WHERE batch = ?1 ORDER BY idx", rows::TASK);
+    let key = params![rows::batch_key(head.id)];
+    let tasks = collect(&mut connection.prepare_cached(&sql)?, key, |row| rows::task(head.id, row))?;
+    let in_place = tasks.iter().zip(1..=head.task_count).all(|((index, _), expected)| index.0 == expected);
+    if !in_place || usize::try_from(head.task_count) != Ok(tasks.len()) {
+        return Err(Error::Corrupt(format!("tasks of batch {} are missing", head.id)));
+    }
+    let sql = "SELECT idx, instance FROM exclusions WHERE batch = ?1 ORDER BY idx, instance";
+    let mut statement = connection.prepare_cached(sql)?;
+    let excluded = collect(&mut statement, params![rows::batch_key(head.id)], |row| {
+        Ok((TaskIndex(row.get(0)?), InstanceId(row.get(1)?)))
+    })?;
+    let tasks = tasks.into_iter().map(|(_, task)| task).collect();
+    Ok(LoadedBatch { head, state, tasks, excluded })
 }
 
 impl From<rusqlite::Error> for Error {

@@ -1,19 +1,22 @@
 //! The reading side: a few connections of their own, each page in one snapshot.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-use muster_proto::{AttemptId, BatchId, LifeId, TaskIndex};
+use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
 use super::{
     super::{BatchView, Error, Page, PageBounds, Reader, TaskView},
-    rows,
+    remove, rows,
     schema::Folder,
 };
-use crate::core::model::{AttemptRow, RequestRecord, Revision};
+use crate::core::{
+    model::{AttemptRow, RequestRecord, Revision, TaskKey},
+    retention::Ended,
+};
 
 /// Readings that go on at the same time; further ones wait. Each has a page cache of about 2 MiB.
 pub const READ_CONNECTIONS: usize = 4;
@@ -83,10 +86,14 @@ impl Reader for SqliteReader {
 
     fn batches(&self, before: Option<BatchId>, limit: usize) -> Result<Vec<BatchView>, Error> {
         self.snapshot(|connection| {
-            let sql = format!("SELECT {} FROM batches WHERE id < ?1 ORDER BY id DESC LIMIT ?2", rows::BATCH);
+            let sql = format!(
+                "SELECT {} FROM batches WHERE id < ?1 AND status <> ?3 ORDER BY id DESC LIMIT ?2",
+                rows::BATCH
+            );
             // No id is the greatest number: it has 63 bits, and its time leaves the upper ones unset for ages.
             let before = before.map_or(i64::MAX, rows::batch_key);
-            collect(&mut connection.prepare_cached(&sql)?, params![before, bounded(limit)], rows::batch)
+            let values = params![before, bounded(limit), rows::REMOVED];
+            collect(&mut connection.prepare_cached(&sql)?, values, rows::batch)
         })
     }
 
@@ -118,6 +125,9 @@ impl Reader for SqliteReader {
 
     fn task(&self, batch: BatchId, index: TaskIndex) -> Result<Option<TaskView>, Error> {
         self.snapshot(|connection| {
+            if read_batch(connection, batch)?.is_none() {
+                return Ok(None);
+            }
             let sql = format!("{} WHERE batch = ?1 AND idx = ?2", select_tasks());
             let mut tasks = collect(
                 &mut connection.prepare_cached(&sql)?,
@@ -126,6 +136,29 @@ impl Reader for SqliteReader {
             )?;
             add_late(connection, batch, &mut tasks)?;
             Ok(tasks.pop())
+        })
+    }
+
+    fn ended(&self, with_bytes: bool) -> Result<Vec<Ended>, Error> {
+        self.snapshot(|connection| remove::ended(connection, with_bytes))
+    }
+
+    fn half_removed(&self) -> Result<Vec<BatchId>, Error> {
+        self.snapshot(remove::half_removed)
+    }
+
+    fn batch_ids(&self) -> Result<HashSet<BatchId>, Error> {
+        self.snapshot(|connection| Ok(remove::all(connection)?.into_iter().collect()))
+    }
+
+    fn attempt_life(&self, (batch, task): TaskKey, attempt: AttemptNo) -> Result<Option<LifeId>, Error> {
+        self.snapshot(|connection| {
+            let sql = "SELECT life FROM attempts WHERE batch = ?1 AND idx = ?2 AND attempt = ?3 \
+                       ORDER BY life = ?4 DESC, late LIMIT 1";
+            let key = params![rows::batch_key(batch), task.0, attempt.0, self.life.0.cast_signed()];
+            let mut statement = connection.prepare_cached(sql)?;
+            let life = statement.query_row(key, |row| row.get::<_, i64>(0)).optional()?;
+            Ok(life.map(|life| LifeId(life.cast_unsigned())))
         })
     }
 
@@ -161,8 +194,8 @@ pub(super) fn read_request(connection: &Connection, id: &str) -> Result<Option<R
 
 /// One batch, or none.
 pub(super) fn read_batch(connection: &Connection, batch: BatchId) -> Result<Option<BatchView>, Error> {
-    let sql = format!("SELECT {} FROM batches WHERE id = ?1", rows::BATCH);
-    let key = params![rows::batch_key(batch)];
+    let sql = format!("SELECT {} FROM batches WHERE id = ?1 AND status <> ?2", rows::BATCH);
+    let key = params![rows::batch_key(batch), rows::REMOVED];
     Ok(collect(&mut connection.prepare_cached(&sql)?, key, rows::batch)?.pop())
 }
 

@@ -32,6 +32,9 @@ pub(super) const TASK_COLUMNS: usize = 22;
 pub(super) const ATTEMPT: &str = "batch, idx, attempt, life, worker, exit_code, signal, failure, end_ms, \
      log_bytes, log_discarded, late";
 
+/// In the place of a status: the batch is being removed, and there is none for readers any more.
+pub(super) const REMOVED: u8 = 5;
+
 /// A batch id as its key.
 pub(super) const fn batch_key(id: BatchId) -> i64 {
     id.get().cast_signed()

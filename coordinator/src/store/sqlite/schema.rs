@@ -12,7 +12,7 @@ use muster_proto::LifeId;
 use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, types::FromSql};
 
-use super::super::Error;
+use super::{super::Error, life};
 
 const DATABASE: &str = "muster.db";
 const LOCK: &str = "coordinator.lock";
@@ -20,7 +20,7 @@ const LOCK: &str = "coordinator.lock";
 /// "must" in ASCII: tells our files from other programs' databases.
 const APPLICATION_ID: i64 = 0x6d75_7374;
 /// The schema that this program writes.
-const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 3;
 /// Earlier releases can lose commits when a checkpoint meets a write ("WAL-reset bug").
 const OLDEST_LIBRARY: i32 = 3_051_003;
 
@@ -174,18 +174,7 @@ impl Folder {
         let failed = |error: io::Error| Error::Failed(format!("{}: {error}", path.display()));
         keep_private(path).map_err(failed)?;
         refuse_network(path)?;
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join(LOCK))
-            .map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse(path.display().to_string())),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+        let lock = Self::take(path)?;
         let database = path.join(DATABASE);
         // SQLite gives its other files the mode of this one. It is never opened here once it has content:
         // closing it would drop the locks that SQLite holds in this process.
@@ -197,6 +186,33 @@ impl Folder {
             Err(error) => return Err(failed(error)),
         }
         Ok(Self { database, _lock: lock })
+    }
+
+    /// The folder of data that is there, with its lock; nothing is made.
+    pub(super) fn existing(path: &Path) -> Result<Self, Error> {
+        let database = database::path(path)?;
+        Ok(Self { database, _lock: Self::take(path)? })
+    }
+
+    fn take(path: &Path) -> Result<File, Error> {
+        let failed = |error: io::Error| Error::Failed(format!("{}: {error}", path.display()));
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse(path.display().to_string())),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// The schema of the data, which this program has to know.
+    pub(super) fn version(&self, connection: &Connection) -> Result<i64, Error> {
+        check_version(connection, &self.database)?.ok_or_else(|| no_data(&self.database))
     }
 
     /// The write-ahead log's file.
@@ -225,10 +241,8 @@ impl Folder {
             None => create(&mut connection)?,
             Some(version) => upgrade(&mut connection, version)?,
         }
-        let life = connection
-            .query_row("SELECT life_id FROM meta", [], |row| row.get::<_, i64>(0))
-            .map_err(|error| Error::Corrupt(format!("its life id: {error}")))?;
-        Ok((connection, LifeId(life.cast_unsigned())))
+        let life = life::settle(&mut connection, &self.database)?;
+        Ok((connection, life))
     }
 
     /// A connection that can only read.
@@ -241,6 +255,38 @@ impl Folder {
         set(&connection, "query_only", "on", 1)?;
         Ok(connection)
     }
+}
+
+/// Where the database of a folder is.
+pub mod database {
+    use std::path::{Path, PathBuf};
+
+    use super::{DATABASE, Error, no_data};
+
+    /// The file, which is there.
+    pub fn path(data_dir: &Path) -> Result<PathBuf, Error> {
+        let path = data_dir.join(DATABASE);
+        if path.is_file() { Ok(path) } else { Err(no_data(data_dir)) }
+    }
+}
+
+fn no_data(path: &Path) -> Error {
+    Error::NoData(path.display().to_string())
+}
+
+/// A connection to copy the database of a folder from, whoever else uses it.
+pub(super) fn source(data_dir: &Path) -> Result<Connection, Error> {
+    let database = database::path(data_dir)?;
+    check_library(rusqlite::version_number(), rusqlite::version())?;
+    let connection = Connection::open_with_flags(
+        &database,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    if check_version(&connection, &database)?.is_none() {
+        return Err(no_data(data_dir));
+    }
+    Ok(connection)
 }
 
 /// The folder's mode becomes 0700, unless it was there before and holds other things as well.
@@ -320,11 +366,10 @@ fn set<V: FromSql + PartialEq>(
 
 /// All or nothing: a crash leaves an empty database, which is made anew.
 fn create(connection: &mut Connection) -> Result<(), Error> {
-    let mut life = [0; 8];
-    getrandom::fill(&mut life).map_err(|error| Error::Failed(format!("no random bytes: {error}")))?;
+    let life = life::draw()?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
-    transaction.execute("INSERT INTO meta (one, life_id) VALUES (1, ?1)", [i64::from_le_bytes(life)])?;
+    transaction.execute("INSERT INTO meta (one, life_id) VALUES (1, ?1)", [life.0.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)

@@ -14,25 +14,40 @@ use crate::core::{
 
 /// Writes the changes, or none of them.
 pub(super) fn commit(connection: &mut Connection, changes: &[Change]) -> Result<(), Error> {
-    let superseded = superseded(changes);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    apply(&transaction, changes)?;
+    Ok(transaction.commit()?)
+}
+
+/// Writes the changes as a part of a transaction.
+pub(super) fn apply(transaction: &Connection, changes: &[Change]) -> Result<(), Error> {
+    let superseded = superseded(changes);
     for (place, change) in changes.iter().enumerate() {
         match change {
-            Change::NewBatch { head, state, specs } => new_batch(&transaction, head, state, specs)?,
+            Change::NewBatch { head, state, specs } => new_batch(transaction, head, state, specs)?,
             Change::Batch(..) if superseded.contains(&place) => {}
-            Change::Batch(id, state) => batch(&transaction, *id, state)?,
-            Change::Task(id, index, state) => task(&transaction, *id, *index, state)?,
-            Change::Attempt(row) => attempt(&transaction, row)?,
-            Change::Secret(id, sealed) => secret(&transaction, *id, sealed.as_deref())?,
-            Change::Request(record) => request(&transaction, record)?,
-            Change::Worker(row) => worker(&transaction, row)?,
+            Change::Batch(id, state) => batch(transaction, *id, state)?,
+            Change::Task(id, index, state) => task(transaction, *id, *index, state)?,
+            Change::Attempt(row) => attempt(transaction, row)?,
+            Change::Exclude(id, index, instance) => {
+                let sql = "INSERT OR IGNORE INTO exclusions (batch, idx, instance) VALUES (?1, ?2, ?3)";
+                let values = params![rows::batch_key(*id), index.0, instance.0];
+                transaction.prepare_cached(sql)?.execute(values)?;
+            }
+            Change::ForgetExclusions(id, index) => {
+                let sql = "DELETE FROM exclusions WHERE batch = ?1 AND idx = ?2";
+                transaction.prepare_cached(sql)?.execute(params![rows::batch_key(*id), index.0])?;
+            }
+            Change::Secret(id, sealed) => secret(transaction, *id, sealed.as_deref())?,
+            Change::Request(record) => request(transaction, record)?,
+            Change::Worker(row) => worker(transaction, row)?,
             Change::ForgetWorker(instance) => {
                 let sql = "DELETE FROM workers WHERE instance = ?1";
                 transaction.prepare_cached(sql)?.execute([&instance.0])?;
             }
         }
     }
-    Ok(transaction.commit()?)
+    Ok(())
 }
 
 /// Places of batch changes that a later one of the same batch overwrites: a group has one for each of its

@@ -242,6 +242,7 @@ fn the_worst_contract_stays_within_the_bound() {
     let params: Vec<String> = (0..200).map(|number| format!("{number}{}={}", long(), long())).collect();
     let payload = Payload {
         concurrency: None,
+        options: Default::default(),
         tasks: vec![TaskRequest { prompt: long(), param: params[..8].to_vec(), ..TaskRequest::default() }],
     };
     for lang in LANGS {

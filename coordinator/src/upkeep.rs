@@ -1,0 +1,129 @@
+//! Removes ended batches that are not to be kept any longer: their rows through the engine, a slice between two
+//! groups, then their output.
+//!
+//! Which ones is decided in `core::retention`. While a backup is made, nothing is removed.
+
+use std::{
+    collections::HashSet,
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use muster_proto::BatchId;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    core::retention::{Retention, surplus},
+    engine::handle::{Handle, Stopped},
+    logs::Logs,
+    store::{self, Reader},
+};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A request id is remembered for so long at least, also where its batch was removed.
+const REQUESTS_KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Held by whoever copies the data, and by us while we remove from it.
+const LOCK: &str = "backup.lock";
+
+/// Why a look did not come to its end. The next one tries again.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What removes.
+pub(crate) struct Upkeep {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) retention: Retention,
+    pub(crate) engine: Handle,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) logs: Logs,
+}
+
+/// The lock that backups and removals share. Waits for it where `wait`; `None`: another one has it.
+pub(crate) fn lock(data_dir: &Path, wait: bool) -> std::io::Result<Option<File>> {
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(data_dir.join(LOCK))?;
+    if wait {
+        file.lock()?;
+        return Ok(Some(file));
+    }
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+impl Upkeep {
+    /// Looks now and then, until the coordinator stops.
+    pub(crate) async fn run(self, stopping: CancellationToken) {
+        loop {
+            match self.look().await {
+                Ok(()) => {}
+                Err(Error::Stopped(_)) => return,
+                Err(error) => tracing::warn!(%error, "old batches could not be removed; trying again later"),
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<(), Error> {
+        let data_dir = self.data_dir.clone();
+        let locked =
+            blocking(move || lock(&data_dir, false).map_err(|error| Error::Other(error.to_string())));
+        let Some(_lock) = locked.await? else {
+            tracing::info!("a backup is being made; nothing is removed meanwhile");
+            return Ok(());
+        };
+        let (reader, retention) = (Arc::clone(&self.reader), self.retention);
+        let due = blocking(move || {
+            let mut due = reader.half_removed()?;
+            if !retention.keeps_all() {
+                due.extend(surplus(&retention, now_ms(), &reader.ended(retention.bytes.is_some())?));
+            }
+            Ok(due)
+        })
+        .await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        for &batch in &due {
+            while !self.engine.remove(batch).await? {}
+            tracing::info!(%batch, "batch removed");
+        }
+        let before_ms = now_ms() - REQUESTS_KEPT_MS;
+        while !self.engine.forget_requests(before_ms).await? {}
+        self.free(due.into_iter().collect()).await
+    }
+
+    /// Their output goes once their rows are gone; what a crash leaves is found at the next start.
+    async fn free(&self, gone: HashSet<BatchId>) -> Result<(), Error> {
+        let logs = self.logs.clone();
+        blocking(move || logs.remove(&gone).map(drop).map_err(|error| Error::Other(error.to_string()))).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(|error| Error::Other(error.to_string()))?
+}
+
+fn now_ms() -> i64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
+}
