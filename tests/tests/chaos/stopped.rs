@@ -96,16 +96,32 @@ async fn a_network_half_that_is_stopped_is_disconnected_and_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_is_stopped_gives_nobody_up() {
     let cluster = Cluster::start_with(options()).await;
-    let _worker = cluster.worker(WorkerOptions::new("solo", 2)).await;
+    let _here = cluster.worker(WorkerOptions::new("here", 1)).await;
+    let away = cluster.worker(WorkerOptions::new("away", 1)).await;
     let batch = cluster.submit(&SCRIPTS, 2).await;
     let mut watch = WatchLog::new(&batch.batch_id);
     both_run(&cluster, &mut watch).await;
+    // One is connected when the standstill begins, and of the other it is known that it is away.
+    let options = away.kill().await;
+    eventually("it is known to be away", SOON, || async {
+        (worker(&cluster, "away").await.status() == WorkerStatus::Disconnected).then_some(())
+    })
+    .await;
     cluster.signal_coordinator(Signal::SIGSTOP);
     // The passing of this time is what is tested: nothing can be waited for.
     tokio::time::sleep(STOPPED).await;
     cluster.signal_coordinator(Signal::SIGCONT);
+    for _ in 0..2 {
+        assert_eq!(worker(&cluster, "away").await.status(), WorkerStatus::Disconnected, "not given up");
+    }
+    let _away = cluster.worker(options).await;
     cluster.open_gate("gate");
     watch.follow_to_end(&cluster, LATER).await;
     assert_as_if_nothing_had_been(&cluster, &watch);
-    assert_eq!(worker(&cluster, "solo").await.status(), WorkerStatus::Connected);
+    for name in ["here", "away"] {
+        eventually("it is back", LATER, || async {
+            (worker(&cluster, name).await.status() == WorkerStatus::Connected).then_some(())
+        })
+        .await;
+    }
 }
