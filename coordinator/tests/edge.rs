@@ -320,7 +320,8 @@ async fn output_is_acknowledged_when_stored_and_a_gap_is_sent_again() {
         data: data.into(),
         instance_id: Worker::hello("w1").instance_id,
     };
-    let foreign = v1::Attempt { life: attempt.life ^ 1, ..attempt };
+    // Of another life, and of no task that is known here.
+    let foreign = v1::Attempt { life: attempt.life ^ 1, batch: attempt.batch ^ 1, ..attempt };
     push.send(v1::PushLogsRequest { attempt: Some(foreign), ..chunk(0, b"x") }).await.unwrap();
     push.send(chunk(3, b"def")).await.unwrap();
     let ack = soon("the gap", acks.message()).await.unwrap().unwrap();
