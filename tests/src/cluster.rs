@@ -152,6 +152,11 @@ impl Cluster {
         timeout(READY_WITHIN, child.wait()).await.expect("the coordinator ends").expect("its status")
     }
 
+    /// Sends the coordinator a signal.
+    pub fn signal_coordinator(&self, signal: Signal) {
+        signal_child(self.coordinator.as_ref().expect("the coordinator runs"), signal);
+    }
+
     /// Other further arguments for the next start of the coordinator.
     pub fn set_coordinator_args(&mut self, args: &[&str]) {
         self.options.coordinator_args = args.iter().map(|&arg| arg.to_owned()).collect();

@@ -10,10 +10,10 @@ use std::{
 
 use muster_proto::v1::{
     Batch, SchedulerStatus, TailLogsRequest, Task, WatchBatchRequest, WatchBatchResponse,
-    tail_logs_response::Content,
+    batch_service_client::BatchServiceClient, tail_logs_response::Content,
 };
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{Cluster, probe::now_ns};
 
@@ -83,13 +83,23 @@ impl WatchLog {
         within: Duration,
         enough: impl Fn(&Self) -> bool,
     ) -> Batch {
+        self.follow_with(cluster.batches(), within, enough).await
+    }
+
+    /// The same through a client, which goes on while the cluster's processes are killed and started.
+    pub async fn follow_with(
+        &mut self,
+        client: BatchServiceClient<Channel>,
+        within: Duration,
+        enough: impl Fn(&Self) -> bool,
+    ) -> Batch {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "not within {within:?}; the watch says: {self:#?}");
-            match timeout(left, self.one_stream(cluster, &enough)).await {
+            match timeout(left, self.one_stream(client.clone(), &enough)).await {
                 Ok(Ok(())) => return self.batch.clone().expect("a watch says something"),
-                Ok(Err(status)) if status.code() == Code::Unavailable || lost(&status) => {
+                Ok(Err(status)) if is_away(&status) => {
                     sleep(Duration::from_millis(50)).await;
                 }
                 Ok(Err(status)) => panic!("the watch failed: {status:?}"),
@@ -98,13 +108,17 @@ impl WatchLog {
         }
     }
 
-    async fn one_stream(&mut self, cluster: &Cluster, enough: &impl Fn(&Self) -> bool) -> Result<(), Status> {
+    async fn one_stream(
+        &mut self,
+        mut client: BatchServiceClient<Channel>,
+        enough: &impl Fn(&Self) -> bool,
+    ) -> Result<(), Status> {
         let request = WatchBatchRequest {
             batch_id: self.batch_id.clone(),
             after_revision: (self.messages > 0).then_some(self.revision),
             life_id: self.life_id.clone(),
         };
-        let mut stream = cluster.batches().watch_batch(request).await?.into_inner();
+        let mut stream = client.watch_batch(request).await?.into_inner();
         self.streams += 1;
         while let Some(message) = stream.message().await? {
             self.take(message);
@@ -145,6 +159,11 @@ fn ended(batch: &Batch) -> bool {
     )
 }
 
+/// Whether a call failed because its coordinator was not there, so that it can be made again.
+pub fn is_away(status: &Status) -> bool {
+    status.code() == Code::Unavailable || lost(status)
+}
+
 /// A connection that broke shows as one of these, besides UNAVAILABLE.
 fn lost(status: &Status) -> bool {
     matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
@@ -179,7 +198,7 @@ pub async fn read_log(
         };
         match timeout(left, one_tail(cluster, request, &mut log)).await {
             Ok(Ok(true)) => return log,
-            Ok(Err(status)) if status.code() != Code::Unavailable && !lost(&status) => {
+            Ok(Err(status)) if !is_away(&status) => {
                 panic!("the log of task {task_index} failed: {status:?}")
             }
             // The stream ended or broke before the end of the log: go on from where it got to.

@@ -22,6 +22,6 @@ mod sweep;
 pub use bins::{bin, examples_dir};
 pub use cgroup::Delegated;
 pub use cluster::{Cluster, ClusterOptions, WorkerOptions, WorkerProcess};
-pub use follow::{WatchLog, eventually, read_log, wait_for};
-pub use proxy::Proxy;
+pub use follow::{WatchLog, eventually, is_away, read_log, wait_for};
+pub use proxy::{Direction, Proxy};
 pub use sweep::{kill_processes_of, processes_of};

@@ -42,6 +42,22 @@ pub fn flood(len: usize) -> Vec<u8> {
     text
 }
 
+/// One piece of what `stream` writes: a line that says where it belongs.
+pub fn stream_piece(number: u32) -> Vec<u8> {
+    format!("{number:0>10} {:.>978} {number:0>10}\n", "").into_bytes()
+}
+
+/// What a `stream` has written that wrote so many pieces.
+pub fn stream(pieces: u32) -> Vec<u8> {
+    (0..pieces).flat_map(stream_piece).collect()
+}
+
+/// How many pieces the `stream` of a run wrote, once it has ended.
+pub fn streamed(dir: &Path, run: &Run) -> Option<u32> {
+    let path = dir.join(stamp_stem(&run.batch, run.task, run.attempt)).with_extension("pieces");
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// One run of an attempt, as the probe itself recorded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {

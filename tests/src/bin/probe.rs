@@ -4,6 +4,7 @@
 //! | command | what it does |
 //! |---|---|
 //! | `print N` / `flood N` | N bytes of [`muster_tests::probe::flood`] to standard output |
+//! | `stream NAME` | numbered lines of 1,000 bytes, one every few milliseconds, until NAME is in the probe folder; then leaves their number in `STEM.pieces` |
 //! | `say TEXT` / `err TEXT` | a line to standard output / standard error |
 //! | `sleep MS` | sleeps |
 //! | `touch NAME` / `wait NAME` | makes a file in the probe folder / waits until it is there |
@@ -18,7 +19,7 @@
 //! | `result TEXT` | writes a file at `--output` |
 //!
 //! Before the script it records when it started (a file that must not exist yet: a second run of one attempt
-//! exits 99 and leaves a record), and before it exits, when. Its output depends on nothing but the script.
+//! exits 99 and leaves a record), and before it exits, when. Its output depends on nothing but the script (a `stream`'s length apart).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -33,13 +34,15 @@ use std::{
 };
 
 use muster_tests::probe::{
-    BAD_UTF8, DIR_VARIABLE, GATE_PATIENCE, RAN_TWICE, flood, now_ns, stamp_stem, write_whole,
+    BAD_UTF8, DIR_VARIABLE, GATE_PATIENCE, RAN_TWICE, flood, now_ns, stamp_stem, stream_piece, write_whole,
 };
 use nix::{
     sys::signal::{SigSet, Signal, raise},
     unistd::setsid,
 };
 
+/// Between two pieces of a `stream`.
+const STREAM_PAUSE: Duration = Duration::from_millis(8);
 /// Environment variables that `env` prints, besides the key (of which it prints only the length).
 const PROMISED: [&str; 5] = [
     "BIZYAIR_DISABLE_RUNTIME_STATE",
@@ -118,6 +121,7 @@ impl Probe {
         let mut out = io::stdout().lock();
         match name {
             "print" | "flood" => out.write_all(&flood(number(rest))).expect("standard output"),
+            "stream" => self.stream(&mut out, &self.dir.join(rest)),
             "say" => writeln!(out, "{rest}").expect("standard output"),
             "err" => writeln!(io::stderr(), "{rest}").expect("standard error"),
             "sleep" => sleep(Duration::from_millis(number(rest))),
@@ -154,6 +158,18 @@ impl Probe {
             _ => panic!("probe: no command {name:?}"),
         }
         out.flush().expect("standard output");
+    }
+
+    fn stream(&self, out: &mut impl Write, until: &Path) {
+        let deadline = Instant::now() + GATE_PATIENCE;
+        let mut pieces = 0;
+        while !until.exists() && Instant::now() < deadline {
+            out.write_all(&stream_piece(pieces)).expect("standard output");
+            out.flush().expect("standard output");
+            pieces += 1;
+            sleep(STREAM_PAUSE);
+        }
+        write_whole(&self.file("pieces"), &pieces.to_string());
     }
 
     /// Leaves a process that keeps standard output and error open; returns once it is there.
