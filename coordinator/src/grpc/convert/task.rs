@@ -18,6 +18,10 @@ const OUTPUT_PLACEHOLDER: &str = "{output}";
 /// A task with its parameters.
 pub(crate) fn task(view: &TaskView) -> v1::Task {
     let TaskView { index, spec, state, late } = view;
+    // The end of an attempt that was given up stands, whatever comes later; but then there is output to read.
+    let later = late.iter().find(|row| row.id.attempt == state.attempt && state.status.is_ended());
+    let (log_bytes, log_discarded) =
+        later.map_or((state.log_bytes, state.log_discarded), |row| (row.log_bytes, row.log_discarded));
     let command = if state.output_path.is_empty() {
         spec.command(OUTPUT_PLACEHOLDER)
     } else {
@@ -57,11 +61,11 @@ pub(crate) fn task(view: &TaskView) -> v1::Task {
         signal: state.signal.unwrap_or(0),
         start_time: state.start_ms.map(timestamp),
         end_time: state.end_ms.map(timestamp),
-        log_bytes: bytes(state.log_bytes),
+        log_bytes: bytes(log_bytes),
         cancel_requested: state.cancel_requested,
         revision: state.revision,
         end_confirmed: state.end_confirmed,
-        discarded_log_bytes: bytes(state.log_discarded),
+        discarded_log_bytes: bytes(log_discarded),
         late_results: late.iter().map(late_result).collect(),
         time_limit: spec.time_limit_ms.map(super::options::duration),
         retry: spec.retry.as_ref().map(super::options::retry),
@@ -110,7 +114,7 @@ const fn failure(reason: FailureReason) -> v1::FailureReason {
 
 #[cfg(test)]
 mod tests {
-    use muster_proto::{AttemptNo, TaskIndex};
+    use muster_proto::{AttemptId, AttemptNo, BatchId, LifeId, TaskIndex};
 
     use super::*;
     use crate::core::{model::TaskState, plan::TaskSpec};
@@ -124,6 +128,35 @@ mod tests {
             ..TaskSpec::default()
         };
         TaskView { index: TaskIndex(2), spec, state, late: Vec::new() }
+    }
+
+    #[test]
+    fn the_output_of_a_late_result_is_counted_where_there_is_no_later_attempt() {
+        let shown = |attempt| {
+            let state =
+                TaskState { status: TaskStatus::Failed, attempt: AttemptNo(2), ..TaskState::default() };
+            let mut view = view(state, "");
+            view.late.push(AttemptRow {
+                id: AttemptId {
+                    life: LifeId(1),
+                    batch: BatchId::new(1, 1),
+                    task: TaskIndex(2),
+                    attempt: AttemptNo(attempt),
+                },
+                worker: "w".into(),
+                exit_code: Some(0),
+                signal: None,
+                failure: Some(FailureReason::WorkerCrashed),
+                end_ms: 1,
+                log_bytes: 7,
+                log_discarded: 1,
+                late: true,
+            });
+            let shown = task(&view);
+            (shown.status(), shown.log_bytes, shown.discarded_log_bytes)
+        };
+        assert_eq!(shown(2), (v1::TaskStatus::Failed, 7, 1));
+        assert_eq!(shown(1), (v1::TaskStatus::Failed, 0, 0));
     }
 
     #[test]
