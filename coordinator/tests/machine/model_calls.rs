@@ -104,13 +104,13 @@ impl Model {
         }
         let id = cancel.batch;
         let Some(batch) = self.batches.get(&id) else { return self.refuse(Refused::UnknownBatch(id)) };
-        let (ended, revision, count) = (batch.ended.is_some(), batch.revision, batch.tasks.len());
+        let (ended, count) = (batch.ended.is_some(), batch.tasks.len());
         if let Some(refused) = self.beyond(id, &cancel.tasks) {
             return self.refuse(refused);
         }
         if ended {
             // There is nothing left to cancel.
-            return self.reply(Reply::Batch(id, revision));
+            return self.carried_out(cancel.request.as_ref(), id);
         }
         self.touch(id);
         let all: Vec<_> = (1..=count as u32).map(TaskIndex).collect();
@@ -161,11 +161,7 @@ impl Model {
         }
         let id = release.batch;
         let Some(batch) = self.batches.get_mut(&id) else { return self.refuse(Refused::UnknownBatch(id)) };
-        let revision = batch.revision;
-        if batch.ended.is_some() {
-            return self.reply(Reply::Batch(id, revision));
-        }
-        if std::mem::take(&mut batch.on_hold) {
+        if batch.ended.is_none() && std::mem::take(&mut batch.on_hold) {
             self.touch(id);
         }
         self.carried_out(release.request.as_ref(), id);
