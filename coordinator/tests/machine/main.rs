@@ -13,6 +13,7 @@ mod model_compare;
 mod model_ends;
 mod model_hellos;
 mod model_random;
+mod model_retries;
 mod model_rows;
 mod model_stage;
 mod model_steps;

@@ -15,7 +15,7 @@ const TWO_COLUMNS: [&str; 3] = ["H", "P", "S"];
 const WORKERS: [&str; 1] = ["D"];
 
 /// Rows that are walked by scripts only: options of batches, and attempts of another life.
-pub(crate) const NOT_MODELLED: [&str; 8] = ["L1", "L2", "L3", "T10", "T11", "T12", "T13", "T14"];
+pub(crate) const NOT_MODELLED: [&str; 0] = [];
 
 const PAGES: [&str; 2] =
     [include_str!("../../../docs/protocol.md"), include_str!("../../../docs/lifecycle.md")];
