@@ -334,15 +334,16 @@ impl Machine {
         }
         let id = cancel.batch;
         let Some(live) = self.batches.get_mut(&id) else {
-            // Every task of an ended batch has ended: there is nothing to cancel, which is what was asked for.
-            let answer = match facts.batches.get(&id) {
-                Some(Some(loaded)) => match first_beyond(&cancel.tasks, loaded.head.task_count) {
-                    Some(refused) => Reply::Refused(refused),
-                    None => Reply::Batch(id, loaded.state.revision),
-                },
-                _ => Reply::Refused(Refused::UnknownBatch(id)),
+            let Some(Some(loaded)) = facts.batches.get(&id) else {
+                return turn.reply(reply, Reply::Refused(Refused::UnknownBatch(id)));
             };
-            return turn.reply(reply, answer);
+            if let Some(refused) = first_beyond(&cancel.tasks, loaded.head.task_count) {
+                return turn.reply(reply, Reply::Refused(refused));
+            }
+            // Every task of an ended batch has ended: there is nothing to cancel, which is what was asked for. The
+            // same call once more is not about what is retried in between.
+            remember(turn, cancel.request, id);
+            return turn.reply(reply, Reply::Batch(id, loaded.state.revision));
         };
         if let Some(refused) = first_beyond(&cancel.tasks, live.head.task_count) {
             return turn.reply(reply, Reply::Refused(refused));
@@ -400,11 +401,11 @@ impl Machine {
         }
         let id = release.batch;
         let Some(live) = self.batches.get_mut(&id) else {
-            let answer = match facts.batches.get(&id) {
-                Some(Some(loaded)) => Reply::Batch(id, loaded.state.revision),
-                _ => Reply::Refused(Refused::UnknownBatch(id)),
+            let Some(Some(loaded)) = facts.batches.get(&id) else {
+                return turn.reply(reply, Reply::Refused(Refused::UnknownBatch(id)));
             };
-            return turn.reply(reply, answer);
+            remember(turn, release.request, id);
+            return turn.reply(reply, Reply::Batch(id, loaded.state.revision));
         };
         if live.state.on_hold {
             turn.touch(live);

@@ -113,6 +113,48 @@ fn calls_about_unknown_or_ended_batches() {
     assert_eq!(reply(&world.cancel(1, &[])), &Reply::Batch(batch(1), revision));
 }
 
+fn request() -> Option<Request> {
+    Some(Request { id: "r".into(), digest: [1; 32] })
+}
+
+#[test]
+fn a_cancellation_of_an_ended_batch_that_comes_again_cancels_nothing_of_what_was_retried() {
+    let mut world = World::new();
+    world.submit(1, 1, 1);
+    world.cancel(1, &[]);
+    let cancel = |batch| Cancel {
+        batch,
+        tasks: Vec::new(),
+        reason: "why not".into(),
+        immediate: false,
+        request: request(),
+    };
+    let (unknown, revision) = (batch(9), world.state(1).revision);
+    // Refused, so the id is not used up.
+    let refused = world.send(Event::Cancel(ReplyId(1), cancel(unknown)));
+    assert_eq!(reply(&refused), &Reply::Refused(Refused::UnknownBatch(unknown)));
+    let first = world.send(Event::Cancel(ReplyId(2), cancel(batch(1))));
+    assert_eq!(reply(&first), &Reply::Batch(batch(1), revision));
+    world.retry(1, &[1], None);
+    let again = world.send(Event::Cancel(ReplyId(3), cancel(batch(1))));
+    assert!(matches!(reply(&again), Reply::Batch(id, _) if *id == batch(1)));
+    assert_eq!((world.task(1, 1).status, &world.state(1).cancel_reason), (TaskStatus::Queued, &None));
+}
+
+#[test]
+fn a_release_of_an_ended_batch_is_remembered() {
+    let mut world = World::new();
+    world.submit(1, 1, 1);
+    world.cancel(1, &[]);
+    let release = Release { batch: batch(1), request: request() };
+    let outputs = world.send(Event::Release(ReplyId(1), release));
+    assert_eq!(reply(&outputs), &Reply::Batch(batch(1), world.state(1).revision));
+    let other = Request { id: "r".into(), digest: [2; 32] };
+    let other = Submit { request: Some(other), ..submission(2, 1, 1) };
+    let outputs = world.send(Event::Submit(ReplyId(2), Box::new(other)));
+    assert_eq!(reply(&outputs), &Reply::Refused(Refused::RequestIdReused("r".into())));
+}
+
 #[test]
 fn a_retry_reopens_the_batch_with_new_attempts() {
     let mut world = World::new();

@@ -7,10 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_coordinator::core::{event::*, model::*};
+use muster_coordinator::core::{event::*, model::*, options::BatchOptions};
 use muster_proto::{AttemptId, AttemptNo, BatchId, TaskIndex};
 
-use crate::{model_ends::Fate, world::LIFE};
+use crate::{
+    model_ends::Fate,
+    world::{LIFE, config},
+};
 
 /// Said and done after an event, in the order in which it leaves.
 #[derive(Debug, PartialEq)]
@@ -40,6 +43,8 @@ pub(crate) struct Attempt {
     pub(crate) row: Option<AttemptRow>,
     /// Its worker said that its program runs.
     pub(crate) ran: bool,
+    /// It was never started, or not on that machine: it does not count.
+    pub(crate) given_back: bool,
 }
 
 /// A task with all its runs.
@@ -55,6 +60,12 @@ pub(crate) struct Task {
     pub(crate) revision: i64,
     /// How many attempts there were when it was last retried on purpose.
     pub(crate) retried_at: usize,
+    /// How many there were when it was last put back for a retry of its own.
+    pub(crate) again_at: usize,
+    /// What is shown of it while it waits.
+    pub(crate) shown: TaskState,
+    /// It waits for its retry until then.
+    pub(crate) ready_at: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +82,15 @@ pub(crate) struct Batch {
     pub(crate) uses_key: bool,
     pub(crate) has_secret: bool,
     pub(crate) on_hold: bool,
+    pub(crate) options: BatchOptions,
+    /// What has not started by then has waited too long.
+    pub(crate) start_by: Option<u64>,
+    /// The event at hand has failed a task of it for good.
+    pub(crate) fails: bool,
+    /// As many tasks have failed as may.
+    pub(crate) given_up: bool,
+    /// It says why it stands as it does.
+    pub(crate) says: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +130,8 @@ pub(crate) struct Model {
     pub(crate) requests: BTreeMap<String, ([u8; 32], BatchId)>,
     /// Results of attempts that were given up, which wait for their output.
     pub(crate) late: BTreeMap<AttemptId, (u64, Ended)>,
+    /// What is kept of attempts of another life.
+    pub(crate) foreign: BTreeMap<AttemptId, AttemptRow>,
     /// What the log store has.
     pub(crate) logs: BTreeMap<AttemptId, u64>,
     /// Batches that the event at hand has changed.
@@ -128,6 +150,17 @@ impl Task {
         self.end.is_none() && self.active().is_none()
     }
 
+    /// How many of its attempts do not count.
+    pub(crate) fn uncounted(&self) -> u32 {
+        let since = self.attempts.iter().skip(self.retried_at);
+        (self.retried_at + since.filter(|attempt| attempt.given_back).count()) as u32
+    }
+
+    /// How many do.
+    pub(crate) fn counted(&self) -> u32 {
+        self.attempts.len() as u32 - self.uncounted()
+    }
+
     pub(crate) fn status(&self) -> TaskStatus {
         match (&self.end, self.active()) {
             (Some(end), _) => end.status,
@@ -138,12 +171,15 @@ impl Task {
 
     /// Its row, but for what is said to people.
     pub(crate) fn row(&self) -> TaskState {
+        let (revision, uncounted) = (self.revision, self.uncounted());
         if let Some(end) = &self.end {
-            return TaskState { revision: self.revision, ..end.clone() };
+            return TaskState { revision, uncounted, ..end.clone() };
         }
         let attempt = AttemptNo(self.attempts.len() as u32);
-        let blank = TaskState { revision: self.revision, attempt, ..TaskState::default() };
-        let Some(active) = self.active() else { return blank };
+        let blank = TaskState { revision, attempt, uncounted, ..TaskState::default() };
+        let Some(active) = self.active() else {
+            return TaskState { revision, attempt, uncounted, ..self.shown.clone() };
+        };
         TaskState {
             status: self.status(),
             worker: Some(active.worker.clone()),
@@ -189,7 +225,7 @@ impl Batch {
             cancel_reason: self.cancel_reason.clone(),
             uses_key: self.uses_key,
             on_hold: self.on_hold,
-            message: String::new(),
+            message: if self.says { "so".into() } else { String::new() },
         }
     }
 }
@@ -293,6 +329,9 @@ impl Model {
     /// Ends a task with its newest attempt.
     pub(crate) fn end(&mut self, id: AttemptId, result: Option<&Ended>, fate: &Fate) {
         let (now, unix) = (self.now as i64, self.unix());
+        if self.runs_again(id, result, fate) {
+            return;
+        }
         let Some(attempt) = self.live(id) else { return };
         let mut row = AttemptRow {
             id,
@@ -340,6 +379,9 @@ impl Model {
         };
         attempt.over = true;
         attempt.row = Some(row);
+        if let Some(batch) = self.batches.get_mut(&id.batch) {
+            batch.fails |= fate.status == TaskStatus::Failed;
+        }
         if let Some(task) = self.task(id) {
             task.end = Some(end);
             task.excluded.clear();
@@ -353,8 +395,12 @@ impl Model {
         if attempt.grace_ms.is_some() {
             return self.end(id, None, &Fate::cancelled(true));
         }
-        attempt.over = true;
+        (attempt.over, attempt.given_back) = (true, true);
+        if let Some(task) = self.task(id) {
+            task.shown = TaskState::default();
+        }
         self.touch_task(id);
+        self.wait_too_long_or_for_nothing(id.batch);
     }
 
     /// Ends an attempt whose worker will not tell any more how it ended.
@@ -386,7 +432,11 @@ impl Model {
             (worker.replaced, worker.contended_until) = (Vec::new(), 0);
         }
         for batch in self.batches.values_mut().filter(|batch| batch.ended.is_none()) {
-            batch.on_hold |= hold;
+            if hold && batch.active() == 0 {
+                (batch.on_hold, batch.says) = (true, true);
+            }
+            // Time enough for workers to come back.
+            batch.start_by = batch.start_by.map(|by| by.max(self.now + config().recovery_ms));
             for task in &mut batch.tasks {
                 let Some(attempt) = task.attempts.last_mut().filter(|attempt| !attempt.over) else {
                     continue;

@@ -29,6 +29,8 @@ impl Model {
             Event::Unsendable(id, reason, _) => self.unsendable(*id, *reason),
         }
         self.time_passes();
+        self.waits_end();
+        self.give_batches_up();
         self.hand_out();
         self.end_batches();
     }
@@ -74,6 +76,9 @@ impl Model {
             excluded: std::collections::BTreeSet::new(),
             revision: 1,
             retried_at: 0,
+            again_at: 0,
+            shown: TaskState::default(),
+            ready_at: 0,
         };
         let batch = Batch {
             limit: submit.head.effective_concurrency,
@@ -87,6 +92,11 @@ impl Model {
             uses_key: submit.secret.is_some(),
             has_secret: submit.secret.is_some(),
             on_hold: false,
+            start_by: submit.head.options.queue_time_limit_ms.map(|limit| self.now + limit),
+            options: submit.head.options.clone(),
+            fails: false,
+            given_up: false,
+            says: false,
         };
         self.batches.insert(submit.head.id, batch);
         self.carried_out(submit.request.as_ref(), submit.head.id);
@@ -104,22 +114,23 @@ impl Model {
         }
         let id = cancel.batch;
         let Some(batch) = self.batches.get(&id) else { return self.refuse(Refused::UnknownBatch(id)) };
-        let (ended, revision, count) = (batch.ended.is_some(), batch.revision, batch.tasks.len());
+        let (ended, count) = (batch.ended.is_some(), batch.tasks.len());
         if let Some(refused) = self.beyond(id, &cancel.tasks) {
             return self.refuse(refused);
         }
         if ended {
             // There is nothing left to cancel.
-            return self.reply(Reply::Batch(id, revision));
+            return self.carried_out(cancel.request.as_ref(), id);
         }
         self.touch(id);
         let all: Vec<_> = (1..=count as u32).map(TaskIndex).collect();
         let tasks = if cancel.tasks.is_empty() { &all } else { &cancel.tasks };
+        let grace_ms = self.grace_of(id);
         if let (true, Some(batch)) = (cancel.tasks.is_empty(), self.batches.get_mut(&id)) {
             batch.cancel_reason.get_or_insert(cancel.reason.clone());
         }
         for task in tasks {
-            self.cancel_task(id, task.0 as usize - 1, if cancel.immediate { 0 } else { 10_000 });
+            self.cancel_task(id, task.0 as usize - 1, if cancel.immediate { 0 } else { grace_ms });
         }
         self.carried_out(cancel.request.as_ref(), id);
     }
@@ -159,13 +170,12 @@ impl Model {
         if self.came_before(release.request.as_ref()) {
             return;
         }
-        let id = release.batch;
+        let (id, now) = (release.batch, self.now);
         let Some(batch) = self.batches.get_mut(&id) else { return self.refuse(Refused::UnknownBatch(id)) };
-        let revision = batch.revision;
-        if batch.ended.is_some() {
-            return self.reply(Reply::Batch(id, revision));
-        }
-        if std::mem::take(&mut batch.on_hold) {
+        if batch.ended.is_none() && std::mem::take(&mut batch.on_hold) {
+            (batch.says, batch.given_up) = (false, false);
+            // While it was on hold, time did not count.
+            batch.start_by = batch.options.queue_time_limit_ms.map(|limit| now + limit);
             self.touch(id);
         }
         self.carried_out(release.request.as_ref(), id);
@@ -201,8 +211,11 @@ impl Model {
         if batch.ended.is_some() && batch.uses_key && retry.secret.is_none() {
             return self.refuse(Refused::NoApiKey);
         }
-        let revision = self.touch(id);
+        let (revision, now) = (self.touch(id), self.now);
         let Some(batch) = self.batches.get_mut(&id) else { return };
+        batch.says &= batch.on_hold;
+        batch.given_up = false;
+        batch.start_by = batch.options.queue_time_limit_ms.map(|limit| now + limit);
         batch.uses_key |= retry.secret.is_some();
         batch.has_secret |= retry.secret.is_some();
         batch.reopened |= batch.ended.take().is_some();
@@ -212,6 +225,10 @@ impl Model {
             task.end = None;
             task.revision = revision;
             task.retried_at = task.attempts.len();
+            // A restart is to know since when it waits.
+            let not_before_ms = batch.start_by.map(|_| now as i64);
+            task.shown = TaskState { not_before_ms, ..TaskState::default() };
+            task.ready_at = 0;
         }
         self.at("T9");
         self.carried_out(retry.request.as_ref(), id);
@@ -258,7 +275,13 @@ impl Model {
                 continue;
             }
             let cancelled = batch.cancel_reason.is_some() && counts.cancelled > 0;
-            batch.ended = Some(if cancelled { BatchStatus::Cancelled } else { BatchStatus::Completed });
+            let too_many = batch.options.max_failures.is_some_and(|most| counts.failed >= most);
+            batch.ended = Some(match too_many {
+                _ if cancelled => BatchStatus::Cancelled,
+                true => BatchStatus::Failed,
+                false => BatchStatus::Completed,
+            });
+            batch.says |= batch.ended == Some(BatchStatus::Failed);
             batch.end_ms = Some(now);
             batch.has_secret = false;
         }

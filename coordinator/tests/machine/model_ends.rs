@@ -1,7 +1,7 @@
-//! The model: from how a program ended to what becomes of its task (rows P1 to P8).
+//! The model: from how a program ended to what becomes of its task (rows P1 to P8, T12, T13).
 
 use muster_coordinator::core::{
-    event::{Ended, Outcome},
+    event::{Ended, Outcome, StopCause},
     model::{FailureReason, TaskStatus},
 };
 
@@ -45,9 +45,19 @@ impl Fate {
             Crashed(_) => ["P7a", "P7b"],
             OutputRefused(_) => ["P8a", "P8b"],
         };
+        let cause = result.stop_cause.filter(|_| ran && result.stop_sent);
+        if cause == Some(StopCause::TimeLimit) {
+            // It came first.
+            at("T12");
+            return Some(Self::failed(FailureReason::TimedOut));
+        }
         if cancelled && (result.stop_sent || !ran) {
             at(to_cancel);
             return Some(Self::cancelled(true));
+        }
+        if matches!(cause, Some(StopCause::CutOff | StopCause::WorkerStopped)) {
+            at("T13");
+            return Some(Self::crashed());
         }
         at(otherwise);
         Some(match otherwise {

@@ -1,7 +1,7 @@
 //! Generated steps: each becomes one event, made out of what is there at the moment, so that most of them mean
 //! something: right, late, twice, or of somebody else.
 
-use muster_coordinator::core::{admission::Approvals, event::*, model::*, policy::*};
+use muster_coordinator::core::{admission::Approvals, event::*, model::*, options::*, policy::*};
 use muster_proto::{AttemptId, AttemptNo, LifeId, TaskIndex};
 use proptest::prelude::*;
 
@@ -40,7 +40,7 @@ pub(crate) enum Said {
     Accepted,
     Started(u8),
     Returned,
-    Ended { how: u8, stop_sent: bool, log_size: u8, no_room: bool },
+    Ended { how: u8, stop_sent: bool, cause: u8, log_size: u8, no_room: bool },
     Draining,
     Leaving,
 }
@@ -52,6 +52,8 @@ pub(crate) enum Step {
         limit: u32,
         key: bool,
         again: bool,
+        /// What of the options is set, as bits.
+        options: u8,
         call: Call,
     },
     /// Tasks as bits; none: all.
@@ -135,8 +137,12 @@ fn said() -> impl Strategy<Value = Said> {
         10 => Just(Said::Accepted),
         6 => (1..3u8).prop_map(Said::Started),
         3 => Just(Said::Returned),
-        14 => (prop_oneof![3 => 0..12u8, 1 => Just(9u8)], any::<bool>(), 0..3u8, prop::bool::weighted(0.3))
-            .prop_map(|(how, stop_sent, log_size, no_room)| Said::Ended { how, stop_sent, log_size, no_room }),
+        14 => (
+            prop_oneof![3 => 0..12u8, 1 => Just(9u8)], any::<bool>(), prop_oneof![2 => Just(0u8), 1 => 1..5u8],
+            0..3u8, prop::bool::weighted(0.3),
+        ).prop_map(|(how, stop_sent, cause, log_size, no_room)| {
+            Said::Ended { how, stop_sent, cause, log_size, no_room }
+        }),
         1 => Just(Said::Draining),
         1 => Just(Said::Leaving),
     ]
@@ -169,8 +175,12 @@ fn hello() -> impl Strategy<Value = Step> {
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     let own = 0..WORKERS;
     prop_oneof![
-        6 => (1..5u32, 1..4u32, any::<bool>(), prop::bool::weighted(0.1), call())
-            .prop_map(|(tasks, limit, key, again, call)| Step::Submit { tasks, limit, key, again, call }),
+        6 => (
+            1..5u32, 1..4u32, any::<bool>(), prop::bool::weighted(0.1),
+            prop_oneof![1 => Just(0u8), 2 => any::<u8>()], call(),
+        ).prop_map(|(tasks, limit, key, again, options, call)| {
+            Step::Submit { tasks, limit, key, again, options, call }
+        }),
         7 => (0..5u8, 0..32u8, any::<bool>(), call())
             .prop_map(|(batch, tasks, now, call)| Step::Cancel { batch, tasks: tasks & 0x13, now, call }),
         3 => (0..5u8, 0..32u8, any::<bool>(), call())
@@ -214,13 +224,15 @@ impl Pair {
     pub(crate) fn take(&mut self, step: Step) -> Told {
         let reply = self.world.reply_id();
         let event = match step {
-            Step::Submit { tasks, limit, key, again, call } => {
+            Step::Submit { tasks, limit, key, again, options: bits, call } => {
                 let there = self.model.batches.len() as u64;
                 let full = there >= MAX_BATCHES;
                 let number = if (again || full) && there > 0 { there } else { there + 1 };
                 let secret = key.then(|| vec![1]);
-                let submit =
+                let mut submit =
                     Submit { secret, request: request(call), ..submission(number, tasks, limit.min(tasks)) };
+                submit.head.options = options(bits);
+                submit.head.create_ms = self.world.now().unix_ms;
                 Event::Submit(reply, Box::new(submit))
             }
             Step::Cancel { batch: number, tasks: bits, now, call } => {
@@ -319,7 +331,6 @@ impl Pair {
     }
 
     fn words(&self, worker: u8, which: Which, said: Said) -> FromWorker {
-        let which = own_life(which);
         let Some(id) = self.attempt(worker, which) else { return FromWorker::Heartbeat(Vec::new()) };
         match said {
             Said::Heartbeat => FromWorker::Heartbeat(Vec::new()),
@@ -329,8 +340,12 @@ impl Pair {
                 FromWorker::Started(id, Started { pid: pid.into(), output_path })
             }
             Said::Returned => FromWorker::Returned(id),
-            Said::Ended { how, stop_sent, log_size, no_room } => {
-                FromWorker::Ended(id, Box::new(result(how, stop_sent, log_size, no_room)))
+            Said::Ended { how, stop_sent, cause, log_size, no_room } => {
+                let causes =
+                    [StopCause::Requested, StopCause::TimeLimit, StopCause::CutOff, StopCause::WorkerStopped];
+                let stop_cause = usize::from(cause).checked_sub(1).map(|no| causes[no]);
+                let result = Ended { stop_cause, ..result(how, stop_sent, log_size, no_room) };
+                FromWorker::Ended(id, Box::new(result))
             }
             Said::Draining => FromWorker::Draining,
             Said::Leaving => FromWorker::Leaving,
@@ -363,8 +378,7 @@ impl Pair {
             }
         });
         let mut held: Vec<_> = held.collect();
-        if let Some((id, phase)) =
-            past.and_then(|(which, phase)| Some((self.attempt(number, own_life(which))?, phase)))
+        if let Some((id, phase)) = past.and_then(|(which, phase)| Some((self.attempt(number, which)?, phase)))
         {
             let phase = [HeldPhase::Accepted, HeldPhase::Running, HeldPhase::Ended][usize::from(phase % 3)];
             held.retain(|(other, _)| *other != id);
@@ -431,7 +445,29 @@ fn result(how: u8, stop_sent: bool, log_size: u8, no_room: bool) -> Ended {
     }
 }
 
-/// What is said of attempts of another life is left to scripts.
-fn own_life(which: Which) -> Which {
-    if let Which::OtherLife(n) = which { Which::Any(n) } else { which }
+/// How a batch is carried out, by bits.
+fn options(bits: u8) -> BatchOptions {
+    let bit = |no: u8| bits >> no & 1 == 1;
+    let on: &[RetryOn] = if bit(1) {
+        &[RetryOn::ExitCode, RetryOn::Signal, RetryOn::TimedOut, RetryOn::WorkerCrashed]
+    } else {
+        &[RetryOn::Code(3), RetryOn::WorkerCrashed]
+    };
+    let policy = RetryPolicy {
+        max_attempts: if bit(2) { 2 } else { 4 },
+        on: on.iter().copied().collect(),
+        backoff_ms: if bit(3) { 0 } else { 600 },
+        max_backoff_ms: 1_500,
+    };
+    let never = RetryPolicy { max_attempts: 1, ..policy.clone() };
+    let tasks = [(Some(7_000), None), (None, Some(&never)), (None, None), (None, Some(&policy))];
+    BatchOptions {
+        retry: bit(0).then_some(policy.clone()),
+        max_failures: bit(4).then_some(1 + u32::from(bit(2))),
+        queue_time_limit_ms: bit(5).then_some(if bit(2) { 1_500 } else { 70_000 }),
+        cancel_grace_ms: bit(6).then_some(3_000),
+        time_limit_ms: bit(6).then_some(60_000),
+        own: if bit(7) { own_options(tasks.into_iter()) } else { Vec::new() },
+        ..BatchOptions::default()
+    }
 }

@@ -11,8 +11,6 @@ use crate::{
     world::{LIFE, config},
 };
 
-const GRACE_MS: u32 = 10_000;
-
 /// Of a batch without options.
 pub(crate) const TERMS: Terms = Terms { time_limit_ms: None, grace_ms: 10_000, stop_after_cut_off_ms: None };
 
@@ -62,6 +60,7 @@ impl Model {
         let mut stops = Vec::new();
         for (id, phase) in &listed {
             let row = self.row_of(*id);
+            let related = id.life != LIFE && self.task(*id).is_some();
             let grace = ours.contains(id).then(|| self.live(*id).and_then(|attempt| attempt.grace_ms));
             let (rows, verdict) = match (grace, phase) {
                 (Some(_), HeldPhase::Ended) => (["H4a", "H4b"], Verdict::Report),
@@ -71,6 +70,9 @@ impl Model {
                     (["H3a", "H3b"], Verdict::GoOn)
                 }
                 (Some(None), _) => (["H1a", "H1b"], Verdict::GoOn),
+                (None, HeldPhase::Accepted) if related => (["L1", "L1"], Verdict::Stop),
+                (None, HeldPhase::Running) if related => (["L2", "L2"], Verdict::GoOn),
+                (None, HeldPhase::Ended) if related && row.is_none() => (["L3", "L3"], Verdict::Report),
                 (None, HeldPhase::Accepted | HeldPhase::Running) => (["N1", "N1"], Verdict::Stop),
                 (None, HeldPhase::Ended) if row.is_some_and(|row| row.is_given_up()) => {
                     (["N2", "N2"], Verdict::Report)
@@ -161,7 +163,7 @@ impl Model {
 
     fn row_of(&mut self, id: AttemptId) -> Option<AttemptRow> {
         if id.life != LIFE {
-            return None;
+            return self.foreign.get(&id).cloned();
         }
         self.task(id)?.attempts.get((id.attempt.0 as usize).checked_sub(1)?)?.row.clone()
     }
@@ -176,9 +178,11 @@ impl Model {
             FromWorker::Heartbeat(_) => {}
             FromWorker::Accepted(id) | FromWorker::Started(id, _) => {
                 let started = if let FromWorker::Started(_, started) = said { Some(started) } else { None };
-                if self.live_on(*id, &instance).is_none() {
+                // What becomes of those of another life was said with the welcome.
+                if id.life == LIFE && self.live_on(*id, &instance).is_none() {
                     self.at("A12");
-                    self.send(session, ToWorker::Stop { attempt: *id, grace_ms: GRACE_MS });
+                    let grace_ms = self.grace_of(id.batch);
+                    self.send(session, ToWorker::Stop { attempt: *id, grace_ms });
                 }
                 self.runs(*id, &instance, started);
             }
@@ -257,9 +261,6 @@ impl Model {
 
     fn ended(&mut self, session: u64, instance: &InstanceId, id: AttemptId, ended: &Ended) {
         let stored = self.logs.get(&id).copied().unwrap_or(0);
-        if id.life != LIFE {
-            return self.send(session, ToWorker::Acknowledged(id));
-        }
         let Some(attempt) = self.live_on(id, instance) else { return self.late(session, id, ended, stored) };
         attempt.stored = attempt.stored.max(stored);
         attempt.result = Some(ended.clone());
@@ -299,14 +300,16 @@ impl Model {
         let fate = Fate::of(&result, cancelled, |row| rows.push(row));
         match fate {
             Some(fate) => {
-                if running {
-                    rows.push(match fate.status {
-                        TaskStatus::Completed => "T3",
-                        TaskStatus::Cancelled => "T5",
-                        _ => "T4",
-                    });
-                }
                 self.end(id, Some(&result), &fate);
+                let again = self.task(id).is_some_and(|task| task.end.is_none());
+                match fate.status {
+                    TaskStatus::Completed if running => rows.push("T3"),
+                    TaskStatus::Cancelled if running => rows.push("T5"),
+                    TaskStatus::Failed if running && !again => rows.push("T4"),
+                    _ => {}
+                }
+                // These are of what ran and is over.
+                rows.retain(|row| running && !again || !["T12", "T13"].contains(row));
             }
             None if started => self.end(id, Some(&result), &Fate::crashed()),
             None => {
@@ -387,6 +390,9 @@ impl Model {
                     ..TaskState::default()
                 });
                 task.excluded.clear();
+                if let Some(batch) = self.batches.get_mut(&id) {
+                    batch.fails = true;
+                }
                 self.touch_task(id_of(id, index, attempt.0 as usize));
             }
         }
@@ -396,8 +402,21 @@ impl Model {
     fn late(&mut self, session: u64, id: AttemptId, ended: &Ended, stored: u64) {
         let reporter = self.by_session(session).and_then(|instance| self.workers.get(&instance));
         let name = reporter.map(|worker| worker.who.name.clone()).unwrap_or_default();
+        let unheard = AttemptRow {
+            id,
+            worker: String::new(),
+            exit_code: None,
+            signal: None,
+            failure: None,
+            end_ms: 0,
+            log_bytes: 0,
+            log_discarded: 0,
+            late: false,
+        };
+        let foreign = id.life != LIFE;
         let mut row = match self.row_of(id) {
             Some(row) if row.is_given_up() => row,
+            None if foreign && self.task(id).is_some() => unheard,
             row => {
                 if row.is_some() {
                     self.at("A11");
@@ -416,15 +435,17 @@ impl Model {
             _ => {}
         }
         let news = (exit_code, signal, ended.log_size, ended.log_discarded);
-        if news == (row.exit_code, row.signal, row.log_bytes, row.log_discarded) {
+        if !foreign && news == (row.exit_code, row.signal, row.log_bytes, row.log_discarded) {
             // The same once more.
             self.at("A11");
         } else {
-            self.at("A14");
+            self.at(if foreign { "L3" } else { "A14" });
             (row.exit_code, row.signal, row.log_bytes, row.log_discarded) = news;
             (row.worker, row.end_ms, row.late) = (name, self.unix(), true);
             let no = id.attempt.0 as usize;
-            if let Some(attempt) = self.task(id).and_then(|task| task.attempts.get_mut(no - 1)) {
+            if foreign {
+                self.foreign.insert(id, row);
+            } else if let Some(attempt) = self.task(id).and_then(|task| task.attempts.get_mut(no - 1)) {
                 attempt.row = Some(row);
             }
             self.touch_task(id);
@@ -532,7 +553,9 @@ impl Model {
             .collect();
         free.sort_by(|a, b| (b.0, &b.1.instance).cmp(&(a.0, &a.1.instance)));
         let fits = |who: &WorkerRef| {
-            batch.tasks.iter().position(|task| task.is_waiting() && !task.excluded.contains(&who.instance))
+            batch.tasks.iter().position(|task| {
+                task.is_waiting() && task.ready_at <= self.now && !task.excluded.contains(&who.instance)
+            })
         };
         let Some((who, index)) = free.into_iter().find_map(|(_, who)| fits(&who).map(|index| (who, index)))
         else {
@@ -555,10 +578,11 @@ impl Model {
             over: false,
             row: None,
             ran: false,
+            given_back: false,
         });
         let offered = id_of(id, index, task.attempts.len());
         self.touch_task(offered);
-        self.send(session, ToWorker::Offer(offered, TERMS));
+        self.send(session, ToWorker::Offer(offered, self.terms(offered)));
         true
     }
 }
