@@ -490,7 +490,11 @@ fn a_restart_remembers_since_when_a_reopened_task_waits_though_it_was_offered_an
     assert_eq!(offers(&world.retry(1, &[], None)), [(1, attempt(1, 1, 1))]);
     world.restart();
     world.pass(70_000);
-    assert_eq!(offers(&world.connect(2, hello(1, 1, &[]))), [(2, attempt(1, 1, 2))], "it never had the first");
+    assert_eq!(
+        offers(&world.connect(2, hello(1, 1, &[]))),
+        [(2, attempt(1, 1, 2))],
+        "it never had the first"
+    );
     world.says(2, FromWorker::Returned(attempt(1, 1, 2)));
     world.restart();
     world.pass(129_999);
