@@ -123,11 +123,13 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, Error> {
     }
     // Nothing is removed meanwhile: what the database tells of is there when its output is copied.
     let _lock = upkeep::lock(data_dir, true).map_err(failed(data_dir))?;
-    let copied = copy(data_dir, to, from.file_name().unwrap_or_default().as_ref());
+    let name: &Path = from.file_name().unwrap_or_default().as_ref();
+    let copied = copy(data_dir, to, name);
     if copied.is_err() {
-        // What is not whole must not be taken for a backup. Where that fails too, its database has no name yet.
-        let _ = fs::remove_dir_all(to.join(LOGS_DIR));
+        // What is not whole must not be taken for a backup: its database goes first, and has its name as the last.
+        let _ = fs::remove_file(to.join(name));
         let _ = fs::remove_file(to.join(PART));
+        let _ = fs::remove_dir_all(to.join(LOGS_DIR));
         if is_new {
             let _ = fs::remove_dir(to);
         }

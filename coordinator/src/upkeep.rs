@@ -98,16 +98,30 @@ impl Upkeep {
             Ok(due)
         })
         .await?;
+        self.remove(due).await
+    }
+
+    async fn remove(&self, due: Vec<BatchId>) -> Result<(), Error> {
         if due.is_empty() {
             return Ok(());
         }
         for &batch in &due {
             while !self.engine.remove(batch).await? {}
+        }
+        // One that was reopened since it was chosen is still there, and so must be its output. What is gone does not
+        // come back.
+        let reader = Arc::clone(&self.reader);
+        let gone = blocking(move || {
+            let there = reader.batch_ids()?;
+            Ok(due.into_iter().filter(|batch| !there.contains(batch)).collect::<HashSet<_>>())
+        })
+        .await?;
+        for batch in &gone {
             tracing::info!(%batch, "batch removed");
         }
         let before_ms = now_ms() - REQUESTS_KEPT_MS;
         while !self.engine.forget_requests(before_ms).await? {}
-        self.free(due.into_iter().collect()).await
+        self.free(gone).await
     }
 
     /// Their output goes once their rows are gone; what a crash leaves is found at the next start.
@@ -126,4 +140,108 @@ async fn blocking<T: Send + 'static>(
 fn now_ms() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use muster_proto::{AttemptId, AttemptNo, TaskIndex};
+
+    use super::*;
+    use crate::{
+        core::{
+            event::Change,
+            machine,
+            model::{BatchHead, BatchState, BatchStatus, Counts},
+            options::BatchOptions,
+            plan::TaskSpec,
+        },
+        engine::{self, LogOffsets, Unseal},
+        logs,
+        secrets::Secret,
+        store::{Store as _, sqlite::SqliteStore},
+        watch::Hub,
+    };
+
+    struct Offsets(Logs);
+
+    impl LogOffsets for Offsets {
+        fn stored(&self, attempt: AttemptId) -> u64 {
+            self.0.stored(attempt)
+        }
+    }
+
+    struct NoKeys;
+
+    impl Unseal for NoKeys {
+        fn unseal(&self, _: BatchId, _: &[u8]) -> Result<Secret, String> {
+            Err("there is none".into())
+        }
+    }
+
+    fn new_batch(id: BatchId, status: BatchStatus) -> Change {
+        let head = BatchHead {
+            id,
+            create_ms: 1,
+            task_count: 1,
+            requested_concurrency: 1,
+            effective_concurrency: 1,
+            configured_max_concurrency: 1,
+            configured_max_tasks: 1,
+            options: BatchOptions::default(),
+        };
+        let state = BatchState {
+            revision: 1,
+            status,
+            counts: Counts { queued: 1, ..Counts::default() },
+            start_ms: None,
+            end_ms: status.is_ended().then_some(7),
+            cancel_reason: None,
+            uses_key: false,
+            on_hold: false,
+            message: String::new(),
+        };
+        Change::NewBatch { head, state, specs: vec![TaskSpec::default()] }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_was_reopened_after_it_was_chosen_keeps_its_output() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, reader) = SqliteStore::open(dir.path()).unwrap();
+        let (ended, reopened) = (BatchId::new(1, 0), BatchId::new(2, 0));
+        store
+            .commit(&[new_batch(ended, BatchStatus::Completed), new_batch(reopened, BatchStatus::Running)])
+            .unwrap();
+        let life = store.life();
+        let logs = Logs::open(&dir.path().join("logs"), logs::Options::default(), |_, _| ()).unwrap();
+        let first = |batch| AttemptId { life, batch, task: TaskIndex(1), attempt: AttemptNo(1) };
+        for batch in [ended, reopened] {
+            let mut stored = logs.subscribe(first(batch));
+            logs.append(first(batch), 0, Bytes::from_static(b"paid for")).await.unwrap();
+            stored.wait_for(|stored| *stored == 8).await.unwrap();
+        }
+        let (handle, inbox) = engine::channel();
+        let parts = engine::Parts {
+            store: Box::new(store),
+            logs: Box::new(Offsets(logs.clone())),
+            keys: Box::new(NoKeys),
+            hub: Hub::default(),
+            log_limit: 100,
+            machine: machine::Config::default(),
+        };
+        let stopped = engine::spawn(inbox, parts).unwrap();
+        let upkeep = Upkeep {
+            data_dir: dir.path().to_owned(),
+            retention: Retention::default(),
+            engine: handle.clone(),
+            reader: Arc::new(reader),
+            logs: logs.clone(),
+        };
+        upkeep.remove(vec![ended, reopened]).await.unwrap();
+        assert!(upkeep.reader.batch(ended).unwrap().is_none());
+        assert!(upkeep.reader.batch(reopened).unwrap().is_some());
+        assert_eq!((logs.stored(first(ended)), logs.stored(first(reopened))), (0, 8));
+        handle.shut_down().await;
+        stopped.await.unwrap().unwrap();
+    }
 }

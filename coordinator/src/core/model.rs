@@ -214,7 +214,8 @@ pub struct TaskState {
     /// Of `attempt`, so many do not count against its retries: what was never started, and what an operator has
     /// run again.
     pub uncounted: u32,
-    /// The next attempt is not offered before this (wall clock), where a retry waits.
+    /// The next attempt is not offered before this (wall clock), where a retry waits. Of a task that waits for its first
+    /// start: since when, where that is later than its batch.
     pub not_before_ms: Option<UnixMs>,
 }
 

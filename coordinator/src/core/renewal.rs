@@ -63,7 +63,12 @@ fn renew_batch(loaded: LoadedBatch, life: LifeId, now_ms: UnixMs) -> Vec<Change>
     }
     if state.counts.unfinished() == 0 {
         let cancelled = state.cancel_reason.is_some() && state.counts.cancelled > 0;
-        state.status = if cancelled { BatchStatus::Cancelled } else { BatchStatus::Completed };
+        let failed = head.options.max_failures.is_some_and(|most| state.counts.failed >= most);
+        state.status = match failed {
+            _ if cancelled => BatchStatus::Cancelled,
+            true => BatchStatus::Failed,
+            false => BatchStatus::Completed,
+        };
         state.end_ms = Some(now_ms);
         if state.uses_key {
             changes.push(Change::Secret(head.id, None));
@@ -168,6 +173,15 @@ mod tests {
         });
         assert!(rows.clone().all(|row| row.is_given_up() && row.id.life == LifeId(5)));
         assert_eq!(rows.count(), 3, "a late result of each is still wanted");
+    }
+
+    #[test]
+    fn a_batch_of_which_too_many_have_failed_then_has_failed() {
+        let mut loaded = batch(vec![task(TaskStatus::Running, false)]);
+        loaded.head.options.max_failures = Some(1);
+        let changes = renew(vec![loaded], LifeId(5), 100);
+        let Some(Change::Batch(_, state)) = changes.last() else { panic!("{changes:?}") };
+        assert_eq!(state.status, BatchStatus::Failed);
     }
 
     #[test]

@@ -93,18 +93,19 @@ impl Feeds {
 
 impl Watcher {
     /// The changes after a cursor, perhaps none. `published`: the revision that the batch is known to have; a
-    /// snapshot is never older.
+    /// snapshot is never older. `seen`: the one that the watcher was shown; it is never shown an older one.
     pub(super) async fn next(
         &self,
         context: &Context,
         cursor: Cursor,
         published: Revision,
+        seen: Revision,
     ) -> Result<Arc<Changes>, Status> {
         if Arc::strong_count(&self.feed) == 1 {
             return self.read(context, cursor).await;
         }
         let mut pages = self.feed.pages.lock().await;
-        if let Some(found) = pages.find(cursor, published) {
+        if let Some(found) = pages.find(cursor, published, seen) {
             return Ok(found);
         }
         if !pages.continues(cursor) {
@@ -167,10 +168,10 @@ struct Pages(VecDeque<Arc<Changes>>);
 
 impl Pages {
     /// The page with what follows a cursor.
-    fn find(&self, cursor: Cursor, published: Revision) -> Option<Arc<Changes>> {
+    fn find(&self, cursor: Cursor, published: Revision, seen: Revision) -> Option<Arc<Changes>> {
         let found = self.0.iter().find(|page| page.after <= cursor && cursor < page.to)?;
         // A snapshot is what is, not what was, and an end that a retry has undone is none.
-        let outdated = found.now < published && (cursor.0 == 0 || found.ended);
+        let outdated = found.now < seen || (found.now < published && (cursor.0 == 0 || found.ended));
         (!outdated).then(|| Arc::clone(found))
     }
 
@@ -210,24 +211,32 @@ mod tests {
         let mut pages = Pages::default();
         assert!(pages.continues((0, ALL)));
         pages.push(page((3, ALL), &[(4, 1), (6, 2)], 6, false));
-        assert!(pages.find((3, ALL), 6).is_some());
-        let found = pages.find((4, ALL), 6).unwrap();
+        assert!(pages.find((3, ALL), 6, 0).is_some());
+        let found = pages.find((4, ALL), 6, 0).unwrap();
         let message = found.message((4, ALL), 4);
         assert_eq!(message.tasks.iter().map(|task| task.index).collect::<Vec<_>>(), [2]);
         assert_eq!(message.revision, 6);
-        assert!(pages.find((6, ALL), 6).is_none() && pages.continues((6, ALL)));
-        assert!(pages.find((2, ALL), 6).is_none() && !pages.continues((2, ALL)), "it reads for itself");
+        assert!(pages.find((6, ALL), 6, 0).is_none() && pages.continues((6, ALL)));
+        assert!(pages.find((2, ALL), 6, 0).is_none() && !pages.continues((2, ALL)), "it reads for itself");
     }
 
     #[test]
     fn neither_a_snapshot_nor_an_end_is_older_than_what_is_known() {
         let mut pages = Pages::default();
         pages.push(page((0, ALL), &[(1, 1)], 1, false));
-        assert!(pages.find((0, ALL), 1).is_some());
-        assert!(pages.find((0, ALL), 2).is_none());
+        assert!(pages.find((0, ALL), 1, 0).is_some());
+        assert!(pages.find((0, ALL), 2, 0).is_none());
         pages.push(page((1, ALL), &[(2, 1)], 2, true));
-        assert!(pages.find((1, ALL), 2).is_some());
-        assert!(pages.find((1, ALL), 3).is_none(), "it was reopened");
+        assert!(pages.find((1, ALL), 2, 0).is_some());
+        assert!(pages.find((1, ALL), 3, 0).is_none(), "it was reopened");
+    }
+
+    #[test]
+    fn a_watcher_never_sees_the_batch_as_it_was_before() {
+        let mut pages = Pages::default();
+        pages.push(page((5, 7), &[(6, 1)], 12, false));
+        assert!(pages.find((5, 9), 20, 12).is_some());
+        assert!(pages.find((5, 9), 20, 20).is_none(), "its last message was of revision 20");
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(crate) async fn watch_batch(
         sent = after;
     }
     let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
-    let mut following = Following { watcher, changes, known, sent, cursor: (sent, ALL) };
+    let mut following = Following { watcher, changes, known, seen: sent, sent, cursor: (sent, ALL) };
     tokio::spawn(async move {
         let stopping = context.stopping.clone();
         let end = tokio::select! {
@@ -84,6 +84,8 @@ struct Following {
     changes: watch::Receiver<Revision>,
     /// The batch has this revision at least.
     known: Revision,
+    /// The batch was shown with this revision.
+    seen: Revision,
     /// A revision up to which everything has been sent.
     sent: Revision,
     /// What has been sent.
@@ -96,7 +98,8 @@ impl Following {
         loop {
             // Seen before it is read: what is published from here on wakes us again.
             self.known = self.known.max(*self.changes.borrow_and_update());
-            let page = self.watcher.next(context, self.cursor, self.known).await?;
+            let page = self.watcher.next(context, self.cursor, self.known, self.seen).await?;
+            self.seen = self.seen.max(page.now);
             let read = Instant::now();
             if page.now > self.sent || page.ended {
                 let message = page.message(self.cursor, self.sent);

@@ -463,6 +463,47 @@ fn a_batch_on_hold_says_so_and_its_time_begins_with_the_release() {
 }
 
 #[test]
+fn a_restart_remembers_when_a_batch_was_released() {
+    let mut world = World::new();
+    world.submit_with(1, 1, 1, waits_at_most(100_000));
+    let held = world.store.batches.get_mut(&batch(1)).expect("it is stored");
+    held.state.on_hold = true;
+    world.now_ms = 500_000;
+    world.restart();
+    world.send(Event::Release(ReplyId(5), Release { batch: batch(1), request: None }));
+    world.pass(10_000);
+    world.restart();
+    world.pass(89_999);
+    assert_eq!(world.task(1, 1).status, TaskStatus::Queued, "by the time of its release");
+    world.pass(1);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::QueueTimedOut));
+}
+
+#[test]
+fn a_restart_remembers_since_when_a_reopened_task_waits_though_it_was_offered_and_came_back() {
+    let mut world = World::new();
+    world.submit_with(1, 1, 1, waits_at_most(200_000));
+    world.pass(200_000);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::QueueTimedOut));
+    world.now_ms = 1_000_000;
+    world.connect(1, hello(1, 1, &[]));
+    assert_eq!(offers(&world.retry(1, &[], None)), [(1, attempt(1, 1, 1))]);
+    world.restart();
+    world.pass(70_000);
+    assert_eq!(
+        offers(&world.connect(2, hello(1, 1, &[]))),
+        [(2, attempt(1, 1, 2))],
+        "it never had the first"
+    );
+    world.says(2, FromWorker::Returned(attempt(1, 1, 2)));
+    world.restart();
+    world.pass(129_999);
+    assert_eq!(world.task(1, 1).status, TaskStatus::Queued);
+    world.pass(1);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::QueueTimedOut));
+}
+
+#[test]
 fn a_restart_remembers_which_machines_could_not_start_a_task() {
     let mut world = World::new();
     world.connect(1, hello(1, 1, &[]));

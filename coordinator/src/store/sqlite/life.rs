@@ -13,6 +13,10 @@ use std::{
 };
 
 use muster_proto::LifeId;
+use nix::sys::{
+    statfs::{BTRFS_SUPER_MAGIC, FsType, statfs},
+    statvfs::statvfs,
+};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{super::Error, load_unfinished, write};
@@ -56,15 +60,34 @@ pub(super) fn draw() -> Result<LifeId, Error> {
     Ok(LifeId(u64::from_le_bytes(life)))
 }
 
+/// File systems whose snapshots can be written to, and whose files there have the numbers and times of the originals.
+/// They give each volume an id that stays.
+const WITH_SNAPSHOTS: [FsType; 2] = [BTRFS_SUPER_MAGIC, FsType(0x2fc1_2fc1)];
+
 /// A number for a file that no copy of it shares: where it lies and when it was made. Numbers of files are
-/// used again, often at once, so that the time is needed where the file system tells it.
+/// used again, often at once, so that the time is needed where the file system tells it; and a snapshot's files are told
+/// from the originals by their volume only. Elsewhere the id of a file system may be another one after a restart.
 fn home(database: &Path) -> Result<i64, Error> {
     let failed = |error| Error::Failed(format!("{}: {error}", database.display()));
     let found = fs::metadata(database).map_err(failed)?;
     let made = found.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let nanos = u64::try_from(made.as_nanos()).unwrap_or(u64::MAX);
-    let home = (found.ino().rotate_left(40) ^ nanos).cast_signed();
-    Ok(if home == NO_HOME { 1 } else { home })
+    Ok(number(found.ino(), nanos, volume(database).map_err(|error| failed(error.into()))?))
+}
+
+/// The id of the volume that a file lies on, where one can have a file's number and time twice; else 0.
+fn volume(file: &Path) -> nix::Result<u64> {
+    if !WITH_SNAPSHOTS.contains(&statfs(file)?.filesystem_type()) {
+        return Ok(0);
+    }
+    #[allow(clippy::useless_conversion, reason = "its width differs between systems")]
+    Ok(u64::from(statvfs(file)?.filesystem_id()))
+}
+
+fn number(ino: u64, made_nanos: u64, volume: u64) -> i64 {
+    // Spread, so that two volumes of ids near each other do not make up for near files.
+    let home = ino.rotate_left(40) ^ made_nanos ^ volume.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if home == 0 { 1 } else { home.cast_signed() }
 }
 
 fn now_ms() -> i64 {
@@ -75,6 +98,17 @@ fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshots_file_differs_by_its_volume_alone() {
+        assert_ne!(number(257, 1_700_000_000_000_000_000, 1), number(257, 1_700_000_000_000_000_000, 2));
+        assert_eq!(
+            number(257, 5, 0),
+            (257_u64.rotate_left(40) ^ 5).cast_signed(),
+            "no volume, no difference"
+        );
+        assert_ne!(number(0, 0, 0), NO_HOME);
+    }
 
     #[test]
     fn a_file_keeps_its_number_and_a_copy_has_another() {
