@@ -172,8 +172,9 @@ impl Server {
                 }
             }
             self.on_messages();
-            let heard_all = heard_all && !self.clients.has_lines();
-            self.on_limits(heard_all);
+            // Acting on what was ready may have taken long, on a slow disk: silence counts only as far as we listened.
+            let heard_until = (heard_all && !self.clients.has_lines()).then_some(now);
+            self.on_limits(heard_until);
         }
     }
 
@@ -242,10 +243,10 @@ impl Server {
     }
 
     /// Ends what has run for as long as it may.
-    fn on_limits(&mut self, heard_all: bool) {
+    fn on_limits(&mut self, heard_until: Option<Instant>) {
         let now = Instant::now();
         for (key, limits) in &mut self.limits {
-            let Some((cause, grace)) = limits.reached(now, self.in_session_at, heard_all) else { continue };
+            let Some((cause, grace)) = limits.reached(now, self.in_session_at, heard_until) else { continue };
             let Some(running) = self.running.get_mut(key) else { continue };
             let why = if cause == StopCause::TimeLimit {
                 "has reached its time limit"

@@ -11,6 +11,8 @@ use muster_worker::runner::protocol::{
 use muster_worker::runner::{RunnerOptions, connect, ensure_running, journal_path};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::bed::{Bed, Half, eventually, gone, state};
 
@@ -463,4 +465,27 @@ fn a_task_ends_when_no_half_is_in_session_for_too_long() {
         half.stop(key, 0);
         assert_eq!(half.ended(key).stop_cause, Some(StopCause::Requested), "it ran until it was stopped");
     }
+}
+
+#[test]
+fn a_disk_that_hangs_is_not_taken_for_a_cut_off() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let start = Start { stop_after_cut_off_ms: Some(MIN_CUT_OFF_MS), ..bed.sh("echo x; exec sleep 600") };
+    // The runner hangs when it opens this for the first byte, until somebody reads.
+    let spool = muster_worker::spool::path(&bed.work(), start.attempt);
+    mkfifo(&spool, Mode::S_IRWXU).unwrap();
+    let key = half.start(start);
+    // Another worker's task shows how long that is.
+    let mut other_bed = Bed::new();
+    let mut other = other_bed.half();
+    let start = Start { stop_after_cut_off_ms: Some(MIN_CUT_OFF_MS), ..other_bed.sh("exec sleep 600") };
+    let cut_off = other.start(start);
+    half.send(&ToRunner::InSession);
+    assert_eq!(other.ended(cut_off).stop_cause, Some(StopCause::CutOff));
+    half.send(&ToRunner::InSession);
+    let _reader = fs::File::open(&spool).unwrap();
+    half.output(key, 2);
+    half.stop(key, 0);
+    assert_eq!(half.ended(key).stop_cause, Some(StopCause::Requested), "the half had said that it is there");
 }
