@@ -147,7 +147,7 @@ impl Server {
             self.clients.flush_all();
             self.note_half(now);
             if let Some(why) = self.is_over(now) {
-                sweep::adopted(|_| false, |_| false, true);
+                sweep::children();
                 if let Some(cgroups) = &self.cgroups {
                     cgroups.close();
                 }
@@ -374,7 +374,7 @@ impl Server {
     fn take_by_stat(&mut self) -> bool {
         let mut any = false;
         for pid in procfs::children() {
-            if let Some(stat) = procfs::stat(pid).filter(|stat| stat.state == b'Z') {
+            if let Some(stat) = procfs::stat(pid).filter(|stat| stat.has_ended()) {
                 let (code, signal) = ((stat.wait_status >> 8) & 0xff, stat.wait_status & 0x7f);
                 self.take(pid, if signal == 0 { Exit::Code(code) } else { Exit::Signal(signal) });
                 any = true;
