@@ -199,7 +199,11 @@ impl Running {
             }
             match &self.cgroup {
                 Some(group) => group.signal_outside(signal, self.pid),
-                None => self.strays.iter().for_each(|stray| drop(kill(stray.pid, signal))),
+                None => {
+                    for stray in &self.strays {
+                        let _ = kill(stray.pid, signal);
+                    }
+                }
             }
         }
     }
