@@ -415,6 +415,8 @@ impl Server {
         if running.output_failed() && !had_failed {
             log::line(format_args!("the output of {key} cannot be written: it is stopped"));
             running.stop(Instant::now(), self.options.grace, &self.leaders);
+            // That is why it ends; a limit that is reached meanwhile is not.
+            self.limits.remove(&key);
         }
     }
 
@@ -488,6 +490,11 @@ impl Server {
             return FromRunner::Refused { attempt };
         }
         self.seen.insert(attempt);
+        if self.mode != Mode::Open {
+            // Nobody's fault: it can run elsewhere, or here when the next runner is there.
+            let _ = self.journal.append_or_keep(Record::Closed(attempt));
+            return FromRunner::Refused { attempt };
+        }
         match self.launch(start) {
             Ok((pid, start_ms)) => FromRunner::Started { attempt, pid: pid.as_raw(), start_ms },
             Err(error) => {
@@ -505,9 +512,6 @@ impl Server {
 
     fn launch(&mut self, start: &Start) -> Result<(Pid, u64), SpawnError> {
         let key = start.attempt;
-        if self.mode != Mode::Open {
-            return Err(SpawnError::new(Errno::ESHUTDOWN, "the runner is about to exit"));
-        }
         if self.running.len() + self.ended.len() >= MAX_HELD {
             return Err(SpawnError::new(Errno::EAGAIN, format!("{MAX_HELD} attempts are held already")));
         }

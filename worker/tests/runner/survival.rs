@@ -132,13 +132,16 @@ fn shutdown_ends_the_tasks_and_keeps_their_results() {
     half.output(key, 1);
     half.send(&ToRunner::Shutdown { grace_ms: 600_000 });
     let late = bed.sh("echo late > late");
-    assert_eq!(half.start_failed(late), (libc::ESHUTDOWN, false));
+    half.send(&ToRunner::Start(late.clone()));
+    half.refused(late.attempt);
     fs::write(bed.cwd().join("go"), "").unwrap();
     assert_eq!(half.ended(key).exit_code, Some(7));
     half.closed();
     gone(half.runner.as_raw());
-    let half = bed.half();
+    let mut half = bed.half();
     assert!(matches!(&half.held[..], [Held::Ended(end)] if end.attempt == key && end.exit_code == Some(7)));
+    half.send(&ToRunner::Start(late.clone()));
+    half.refused(late.attempt);
     assert!(!bed.cwd().join("late").exists());
 }
 
@@ -162,7 +165,9 @@ fn a_draining_runner_exits_when_the_last_result_is_acknowledged() {
     let mut half = bed.half();
     let key = half.start(bed.sh("until [ -e go ]; do sleep 0.01; done"));
     half.send(&ToRunner::ShutdownWhenIdle);
-    assert_eq!(half.start_failed(bed.sh("")), (libc::ESHUTDOWN, false));
+    let late = bed.sh("");
+    half.send(&ToRunner::Start(late.clone()));
+    half.refused(late.attempt);
     fs::write(bed.cwd().join("go"), "").unwrap();
     half.ended(key);
     half.send(&ToRunner::Forget { attempt: key });
