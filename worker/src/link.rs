@@ -25,6 +25,8 @@ use crate::runner::{LaunchError, ensure_running};
 
 /// Messages that wait for the runner: several for each attempt that can be held.
 pub(crate) const COMMANDS: usize = 4 * protocol::MAX_HELD;
+/// Messages of the runner that are read before it is its turn to be told something.
+const READS: u32 = 16;
 /// With so many bytes on their way, no further message is put behind them.
 const OUT: usize = 256 * 1024;
 /// Between two tries to reach the runner, at first.
@@ -288,6 +290,7 @@ impl Connection {
         let ping_every = PING_EVERY.min(self.silence);
         let (mut ping_at, mut pinged, mut silent) = (Instant::now() + ping_every, false, false);
         let (mut is_open, mut closes_at) = (true, None);
+        let mut reads = 0;
         loop {
             if until_idle && self.live.is_empty() {
                 return Ok(true);
@@ -299,10 +302,12 @@ impl Connection {
                     return Ok(false);
                 }
             }
+            let may_read = reads < READS;
+            reads = if may_read { reads + 1 } else { 0 };
             tokio::select! {
                 // What has been said counts before what has not.
                 biased;
-                message = self.reader.next() => {
+                message = self.reader.next(), if may_read => {
                     let Some(message) = message? else { return Ok(false) };
                     (ping_at, pinged) = (Instant::now() + ping_every, false);
                     if std::mem::take(&mut silent) && events.send(LinkEvent::Answers).await.is_err() {
@@ -337,7 +342,7 @@ impl Connection {
                         self.out.append(&mut line(&ToRunner::InSession)?);
                     }
                 }
-                () = tokio::time::sleep_until(ping_at), if self.knows_pings && !silent => {
+                () = tokio::time::sleep_until(ping_at), if self.knows_pings && !silent && may_read => {
                     if pinged {
                         silent = true;
                         if events.send(LinkEvent::Silent(self.pid)).await.is_err() {
@@ -350,6 +355,8 @@ impl Connection {
                     }
                 }
                 () = until(closes_at) => return Ok(false),
+                // A runner that talks without pause is told things too.
+                () = std::future::ready(()), if !may_read => {}
             }
         }
     }

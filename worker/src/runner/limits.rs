@@ -33,20 +33,20 @@ impl Limits {
         time_limit.into_iter().chain(self.cut_off_at(in_session_at)).filter(|_| self.cause.is_none()).min()
     }
 
-    /// The one that is reached, and from TERM to KILL. `heard_all`: whatever a half has said so far is known, so
-    /// that its silence is one.
+    /// The one that is reached, and from TERM to KILL. `heard_until`: whatever a half had said by then is known, so
+    /// that its silence until then is one; none where something of it waits to be read.
     pub(super) fn reached(
         &self,
         now: Instant,
         in_session_at: Instant,
-        heard_all: bool,
+        heard_until: Option<Instant>,
     ) -> Option<(StopCause, Duration)> {
-        let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let is_past = |at: Option<Instant>, now: Instant| at.is_some_and(|at| at <= now);
         let cause = if self.cause.is_some() {
             return None;
-        } else if is_past(self.time_limit_at()) {
+        } else if is_past(self.time_limit_at(), now) {
             StopCause::TimeLimit
-        } else if heard_all && is_past(self.cut_off_at(in_session_at)) {
+        } else if heard_until.is_some_and(|heard| is_past(self.cut_off_at(in_session_at), heard)) {
             StopCause::CutOff
         } else {
             return None;
@@ -102,11 +102,11 @@ mod tests {
         let after = |seconds| t0 + Duration::from_secs(seconds);
         let mut limits = Limits::new(&start(Some(60_000), None), t0);
         assert_eq!(limits.deadline(t0), Some(after(60)));
-        assert_eq!(limits.reached(after(59), t0, true), None);
-        assert_eq!(limits.reached(after(60), after(60), false), Some((StopCause::TimeLimit, GRACE)));
+        assert_eq!(limits.reached(after(59), t0, Some(after(59))), None);
+        assert_eq!(limits.reached(after(60), after(60), None), Some((StopCause::TimeLimit, GRACE)));
         limits.stopped(StopCause::TimeLimit);
         limits.stopped(StopCause::Requested);
-        assert_eq!((limits.deadline(t0), limits.reached(after(99), t0, true)), (None, None));
+        assert_eq!((limits.deadline(t0), limits.reached(after(99), t0, Some(after(99)))), (None, None));
         assert_eq!(limits.cause(), Some(StopCause::TimeLimit), "the first one stands");
     }
 
@@ -117,9 +117,17 @@ mod tests {
         let limits = Limits::new(&start(None, Some(30_000)), after(100));
         assert_eq!(limits.deadline(t0), Some(after(130)));
         assert_eq!(limits.deadline(after(110)), Some(after(140)));
-        assert_eq!(limits.reached(after(139), after(110), true), None);
-        assert_eq!(limits.reached(after(140), after(110), false), None, "there is something to be read");
-        assert_eq!(limits.reached(after(140), after(110), true), Some((StopCause::CutOff, GRACE)));
+        assert_eq!(limits.reached(after(139), after(110), Some(after(139))), None);
+        assert_eq!(limits.reached(after(140), after(110), None), None, "there is something to be read");
+        assert_eq!(
+            limits.reached(after(999), after(110), Some(after(139))),
+            None,
+            "who was held up heard nothing"
+        );
+        assert_eq!(
+            limits.reached(after(140), after(110), Some(after(140))),
+            Some((StopCause::CutOff, GRACE))
+        );
     }
 
     #[test]
@@ -128,7 +136,7 @@ mod tests {
         assert_eq!(Limits::new(&start(None, None), t0).deadline(t0), None);
         let century = Duration::from_secs(100 * 365 * 86_400);
         let endless = Limits::new(&start(Some(u64::MAX), Some(u64::MAX)), t0);
-        assert_eq!(endless.reached(t0 + century, t0, true), None);
+        assert_eq!(endless.reached(t0 + century, t0, Some(t0 + century)), None);
         let tiny = Limits::new(&start(None, Some(0)), t0);
         assert_eq!(tiny.deadline(t0), Some(t0 + Duration::from_millis(MIN_CUT_OFF_MS)));
     }

@@ -14,6 +14,8 @@ pub(super) struct Stat {
     pub(super) state: u8,
     /// Its process group.
     pub(super) group: i32,
+    /// Its threads, those that have ended and wait for the others included.
+    pub(super) threads: u64,
     /// When it started, in clock ticks since the boot: with the pid, this names one process of a boot.
     pub(super) start_ticks: u64,
     /// As waitpid gives it; meaningful once it has ended.
@@ -21,9 +23,10 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// Whether it has ended: reaped or not, it does nothing any more.
+    /// Whether it has ended: reaped or not, it does nothing any more. The state is the first thread's, which may
+    /// have ended before the others.
     pub(super) fn has_ended(self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 }
 
@@ -37,11 +40,12 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let after = text.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = std::str::from_utf8(text.get(after..)?).ok()?.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    // The state is field 3, the group 5, the start time 22, the wait status 52.
+    // The state is field 3, the group 5, the threads 20, the start time 22, the wait status 52.
     let group = fields.nth(1)?.parse().ok()?;
-    let start_ticks = fields.nth(16)?.parse().ok()?;
+    let threads = fields.nth(14)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
     let wait_status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
-    Some(Stat { state, group, start_ticks, wait_status })
+    Some(Stat { state, group, threads, start_ticks, wait_status })
 }
 
 /// The attempt that a process belongs to, by its environment at the time it was executed.
@@ -110,8 +114,16 @@ mod tests {
         for field in 4..=52 {
             text.extend(format!(" {field}").bytes());
         }
-        assert_eq!(parse_stat(&text), Some(Stat { state: b'S', group: 5, start_ticks: 22, wait_status: 52 }));
+        let stat = Stat { state: b'S', group: 5, threads: 20, start_ticks: 22, wait_status: 52 };
+        assert_eq!(parse_stat(&text), Some(stat));
         assert_eq!(parse_stat(b"42 (a"), None);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_goes_on() {
+        let stat = Stat { state: b'Z', group: 5, threads: 2, start_ticks: 22, wait_status: 0 };
+        assert!(!stat.has_ended());
+        assert!(Stat { threads: 1, ..stat }.has_ended());
     }
 
     #[test]

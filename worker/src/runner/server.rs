@@ -147,7 +147,7 @@ impl Server {
             self.clients.flush_all();
             self.note_half(now);
             if let Some(why) = self.is_over(now) {
-                sweep::adopted(|_| false, |_| false, true);
+                sweep::children();
                 if let Some(cgroups) = &self.cgroups {
                     cgroups.close();
                 }
@@ -172,8 +172,9 @@ impl Server {
                 }
             }
             self.on_messages();
-            let heard_all = heard_all && !self.clients.has_lines();
-            self.on_limits(heard_all);
+            // Acting on what was ready may have taken long, on a slow disk: silence counts only as far as we listened.
+            let heard_until = (heard_all && !self.clients.has_lines()).then_some(now);
+            self.on_limits(heard_until);
         }
     }
 
@@ -242,10 +243,10 @@ impl Server {
     }
 
     /// Ends what has run for as long as it may.
-    fn on_limits(&mut self, heard_all: bool) {
+    fn on_limits(&mut self, heard_until: Option<Instant>) {
         let now = Instant::now();
         for (key, limits) in &mut self.limits {
-            let Some((cause, grace)) = limits.reached(now, self.in_session_at, heard_all) else { continue };
+            let Some((cause, grace)) = limits.reached(now, self.in_session_at, heard_until) else { continue };
             let Some(running) = self.running.get_mut(key) else { continue };
             let why = if cause == StopCause::TimeLimit {
                 "has reached its time limit"
@@ -373,7 +374,7 @@ impl Server {
     fn take_by_stat(&mut self) -> bool {
         let mut any = false;
         for pid in procfs::children() {
-            if let Some(stat) = procfs::stat(pid).filter(|stat| stat.state == b'Z') {
+            if let Some(stat) = procfs::stat(pid).filter(|stat| stat.has_ended()) {
                 let (code, signal) = ((stat.wait_status >> 8) & 0xff, stat.wait_status & 0x7f);
                 self.take(pid, if signal == 0 { Exit::Code(code) } else { Exit::Signal(signal) });
                 any = true;
@@ -414,6 +415,8 @@ impl Server {
         if running.output_failed() && !had_failed {
             log::line(format_args!("the output of {key} cannot be written: it is stopped"));
             running.stop(Instant::now(), self.options.grace, &self.leaders);
+            // That is why it ends; a limit that is reached meanwhile is not.
+            self.limits.remove(&key);
         }
     }
 
@@ -487,6 +490,11 @@ impl Server {
             return FromRunner::Refused { attempt };
         }
         self.seen.insert(attempt);
+        if self.mode != Mode::Open {
+            // Nobody's fault: it can run elsewhere, or here when the next runner is there.
+            let _ = self.journal.append_or_keep(Record::Closed(attempt));
+            return FromRunner::Refused { attempt };
+        }
         match self.launch(start) {
             Ok((pid, start_ms)) => FromRunner::Started { attempt, pid: pid.as_raw(), start_ms },
             Err(error) => {
@@ -504,9 +512,6 @@ impl Server {
 
     fn launch(&mut self, start: &Start) -> Result<(Pid, u64), SpawnError> {
         let key = start.attempt;
-        if self.mode != Mode::Open {
-            return Err(SpawnError::new(Errno::ESHUTDOWN, "the runner is about to exit"));
-        }
         if self.running.len() + self.ended.len() >= MAX_HELD {
             return Err(SpawnError::new(Errno::EAGAIN, format!("{MAX_HELD} attempts are held already")));
         }

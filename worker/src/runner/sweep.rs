@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::journal::Unended;
@@ -20,6 +21,8 @@ use super::protocol::{AttemptKey, RUNNER_VARIABLE};
 
 /// How long a starting runner looks for what is left: new processes may appear while others are killed.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a runner that exits looks for it.
+const EXIT_PATIENCE: Duration = Duration::from_millis(500);
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(5);
 
@@ -65,6 +68,25 @@ pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128, pla
             return;
         }
         thread::sleep(EVERY);
+    }
+}
+
+/// Kills all our children and what we adopt from them, and waits for a bounded time until they are gone. For a runner
+/// that exits: nobody would know whose they were.
+pub(super) fn children() {
+    let deadline = Instant::now() + EXIT_PATIENCE;
+    loop {
+        let children = procfs::children();
+        for pid in &children {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        if children.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        thread::sleep(EVERY);
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+        {
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::cgroup::Group;
 use super::journal::Outcome;
 use super::protocol::AttemptKey;
-use super::tree::Tree;
+use super::tree::{Member, Tree};
 use crate::spool;
 
 /// Bytes read at once, and what a pipe holds unless it was made larger.
@@ -61,6 +61,8 @@ pub(super) struct Running {
     output: Option<PipeReader>,
     spool: spool::Writer,
     stop: Stop,
+    /// What was found outside its process group when TERM was sent.
+    strays: Vec<Member>,
     /// When the half was last told of output, and of how much.
     noticed: Option<(Instant, u64)>,
 }
@@ -82,7 +84,8 @@ impl Running {
         limit: u64,
     ) -> Self {
         let spool = spool::Writer::new(work_dir, key, limit);
-        Self { key, pid, cgroup, start_ms, output: Some(output), spool, stop: Stop::No, noticed: None }
+        let (output, strays) = (Some(output), Vec::new());
+        Self { key, pid, cgroup, start_ms, output, spool, stop: Stop::No, strays, noticed: None }
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -185,7 +188,10 @@ impl Running {
         }
     }
 
-    fn term(&self, leaders: &HashMap<Pid, AttemptKey>) {
+    fn term(&mut self, leaders: &HashMap<Pid, AttemptKey>) {
+        if self.cgroup.is_none() {
+            self.strays = self.tree(leaders).strays();
+        }
         // A stopped process would not hear it before it is continued.
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {
             if killpg(self.pid, signal) == Err(Errno::ESRCH) {
@@ -193,7 +199,11 @@ impl Running {
             }
             match &self.cgroup {
                 Some(group) => group.signal_outside(signal, self.pid),
-                None => self.tree(leaders).signal_strays(signal),
+                None => {
+                    for stray in &self.strays {
+                        let _ = kill(stray.pid, signal);
+                    }
+                }
             }
         }
     }
@@ -227,8 +237,8 @@ impl Running {
         (!group.end_soon()).then_some(group)
     }
 
-    fn tree<'a>(&self, leaders: &'a HashMap<Pid, AttemptKey>) -> Tree<'a> {
-        Tree { leader: self.pid, key: self.key, leaders }
+    fn tree<'a>(&'a self, leaders: &'a HashMap<Pid, AttemptKey>) -> Tree<'a> {
+        Tree { leader: self.pid, key: self.key, leaders, known: &self.strays }
     }
 
     fn has_ended(&self) -> bool {

@@ -2,8 +2,8 @@
 //! what was orphaned and adopted by us while it carries the task's marker, with what descends from that.
 //!
 //! A process cannot be watched while it forks, so nothing is killed before everything that is known stands still.
-//! It does not find a descendant that was orphaned *and* has cleared its environment: nobody can say whose that
-//! is while other tasks run. It never looks beyond our own descendants.
+//! It does not find a descendant that was orphaned before anybody looked *and* has cleared its environment: nobody
+//! can say whose that is while other tasks run. It never looks beyond our own descendants.
 
 use std::collections::{HashMap, HashSet};
 use std::thread;
@@ -32,27 +32,28 @@ pub(super) struct Tree<'a> {
     pub(super) key: AttemptKey,
     /// The leaders of every task that runs: what descends from another one is none of ours.
     pub(super) leaders: &'a HashMap<Pid, AttemptKey>,
+    /// Processes that are known to be of the task, whoever their parent is by now.
+    pub(super) known: &'a [Member],
 }
 
 impl Tree<'_> {
-    /// Sends a signal to everything outside the leader's process group, which has been sent it as a group.
-    pub(super) fn signal_strays(self, signal: Signal) {
-        for member in self.members().into_iter().filter(|member| member.group != self.leader.as_raw()) {
-            let _ = kill(member.pid, signal);
-        }
+    /// Everything outside the leader's process group, which is signalled as a group. To be asked for before that: with
+    /// its parents a process loses what it is known by.
+    pub(super) fn strays(self) -> Vec<Member> {
+        let mut members = self.members(&HashSet::new());
+        members.retain(|member| member.group != self.leader.as_raw());
+        members
     }
 
     /// Kills everything, and waits for a bounded time until it is gone. Whether it is.
     pub(super) fn end(self) -> bool {
-        // To a group a signal goes as one: a fork that is under way is undone.
-        let _ = killpg(self.leader, Signal::SIGKILL);
+        // To a group a signal goes as one: a fork that is under way is undone. Nothing is killed before all of it
+        // stands: an orphan may not be known any more.
+        let _ = killpg(self.leader, Signal::SIGSTOP);
         let deadline = Instant::now() + PATIENCE;
         let mut still = HashSet::new();
-        for _ in 0..MAX_ROUNDS {
-            let members = self.members();
-            if members.is_empty() {
-                return true;
-            }
+        for round in 1..=MAX_ROUNDS {
+            let members = self.members(&still);
             let mut all_stand = true;
             for member in &members {
                 if still.insert((member.pid, member.start_ticks)) {
@@ -60,13 +61,15 @@ impl Tree<'_> {
                     let _ = kill(member.pid, Signal::SIGSTOP);
                 }
             }
-            let is_late = Instant::now() >= deadline;
-            if all_stand || is_late {
+            // What was stopped is killed, whatever else there may be.
+            let is_last = round == MAX_ROUNDS || Instant::now() >= deadline;
+            if all_stand || is_last {
+                let _ = killpg(self.leader, Signal::SIGKILL);
                 for member in &members {
                     let _ = kill(member.pid, Signal::SIGKILL);
                 }
-                if is_late {
-                    return false;
+                if members.is_empty() || is_last {
+                    return members.is_empty();
                 }
                 thread::sleep(PAUSE);
             }
@@ -74,8 +77,8 @@ impl Tree<'_> {
         false
     }
 
-    /// Every process of the task that has not ended.
-    fn members(self) -> Vec<Member> {
+    /// Every process of the task that has not ended; `seen` are those that were found before.
+    fn members(self, seen: &HashSet<(Pid, u64)>) -> Vec<Member> {
         let mut members = descendants(self.leader);
         let adopted = procfs::children().into_iter().filter(|pid| !self.leaders.contains_key(pid));
         for pid in adopted.filter(|pid| *pid != self.leader) {
@@ -86,13 +89,24 @@ impl Tree<'_> {
                 members.extend(kin);
             }
         }
+        let mut found: HashSet<Pid> = members.iter().map(|member| member.pid).collect();
+        let known = self.known.iter().map(|member| (member.pid, member.start_ticks));
+        for (pid, start_ticks) in known.chain(seen.iter().copied()) {
+            if !found.contains(&pid) && procfs::stat(pid).is_some_and(|stat| stat.start_ticks == start_ticks)
+            {
+                let kin = descendants(pid);
+                found.extend(kin.iter().map(|member| member.pid));
+                members.extend(kin);
+            }
+        }
         members
     }
 }
 
+/// A process of a task.
 #[derive(Clone, Copy, Debug)]
-struct Member {
-    pid: Pid,
+pub(super) struct Member {
+    pub(super) pid: Pid,
     group: i32,
     start_ticks: u64,
 }

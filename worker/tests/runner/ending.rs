@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use muster_worker::runner::protocol::AttemptKey;
+use muster_worker::runner::protocol::{AttemptKey, ToRunner};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
@@ -155,4 +155,43 @@ fn who_cleared_its_environment_is_known_by_its_parents_and_children() {
     gone(number(&bed, "stray"));
     half.stop(other, 0);
     half.ended(other);
+}
+
+#[test]
+fn who_cleared_its_environment_is_known_by_its_parents_while_they_live() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let other = half.start(bed.sh("exec sleep 600"));
+    let stray = |file: &str, trap: &str| {
+        format!("env -i setsid /bin/sh -c '{trap}echo $$ > {file}; while :; do /bin/sleep 0.05; done' & wait")
+    };
+    for (file, trap, grace_ms) in
+        [("killed", "", 0), ("termed", "", 3_600_000), ("deaf", "trap : TERM; ", 3_600_000)]
+    {
+        let key = half.start(bed.sh(&stray(file, trap)));
+        let stray = number(&bed, file);
+        half.stop(key, grace_ms);
+        assert!(half.ended(key).stop_sent);
+        gone(stray);
+    }
+    half.stop(other, 0);
+    half.ended(other);
+}
+
+#[test]
+fn a_runner_that_exits_leaves_nothing_of_what_it_adopted() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    // Orphans without a mark, each the parent of the next.
+    let inner = "/bin/sh -c \"/bin/sleep 600 & echo \\$! > last; wait\"; :";
+    let script = format!(
+        "(env -i setsid /bin/sh -c '{inner}' &); until [ -s last ]; do sleep 0.01; done; echo x; exec sleep 600"
+    );
+    let key = half.start(bed.sh(&script));
+    ready(&mut half, key);
+    let last = number(&bed, "last");
+    half.send(&ToRunner::Shutdown { grace_ms: 0 });
+    assert_eq!(half.ended(key).signal, Some(libc::SIGKILL));
+    half.closed();
+    gone(last);
 }

@@ -1,8 +1,10 @@
 //! What becomes of what tasks print.
 
 use std::fs;
+use std::time::Duration;
 
-use muster_worker::runner::protocol::{Env, ToRunner};
+use muster_worker::runner::RunnerOptions;
+use muster_worker::runner::protocol::{Env, Start, ToRunner};
 use muster_worker::spool;
 use nix::libc;
 
@@ -87,6 +89,17 @@ fn a_spool_that_cannot_be_written_ends_the_task_and_says_so() {
     let ended = half.run(bed.sh("echo lost; exec sleep 600"));
     assert_eq!((ended.signal, ended.size, ended.discarded), (Some(libc::SIGTERM), 0, 5));
     assert!(ended.stop_sent && ended.output_failed.is_some_and(|why| why.contains("No such file")));
+}
+
+#[test]
+fn a_time_limit_that_is_reached_while_a_task_ends_for_its_output_is_not_the_cause() {
+    let mut bed = Bed::with(RunnerOptions { grace: Duration::from_secs(2), ..RunnerOptions::default() });
+    let mut half = bed.half();
+    fs::remove_dir(spool::dir(&bed.work())).unwrap();
+    let script = "trap '' TERM; echo lost; while :; do sleep 0.05; done";
+    let ended = half.run(Start { time_limit_ms: Some(500), ..bed.sh(script) });
+    assert!(ended.stop_sent && ended.output_failed.is_some());
+    assert_eq!((ended.signal, ended.stop_cause), (Some(libc::SIGKILL), None));
 }
 
 #[test]

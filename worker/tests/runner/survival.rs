@@ -11,6 +11,8 @@ use muster_worker::runner::protocol::{
 use muster_worker::runner::{RunnerOptions, connect, ensure_running, journal_path};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::bed::{Bed, Half, eventually, gone, state};
 
@@ -130,13 +132,16 @@ fn shutdown_ends_the_tasks_and_keeps_their_results() {
     half.output(key, 1);
     half.send(&ToRunner::Shutdown { grace_ms: 600_000 });
     let late = bed.sh("echo late > late");
-    assert_eq!(half.start_failed(late), (libc::ESHUTDOWN, false));
+    half.send(&ToRunner::Start(late.clone()));
+    half.refused(late.attempt);
     fs::write(bed.cwd().join("go"), "").unwrap();
     assert_eq!(half.ended(key).exit_code, Some(7));
     half.closed();
     gone(half.runner.as_raw());
-    let half = bed.half();
+    let mut half = bed.half();
     assert!(matches!(&half.held[..], [Held::Ended(end)] if end.attempt == key && end.exit_code == Some(7)));
+    half.send(&ToRunner::Start(late.clone()));
+    half.refused(late.attempt);
     assert!(!bed.cwd().join("late").exists());
 }
 
@@ -160,7 +165,9 @@ fn a_draining_runner_exits_when_the_last_result_is_acknowledged() {
     let mut half = bed.half();
     let key = half.start(bed.sh("until [ -e go ]; do sleep 0.01; done"));
     half.send(&ToRunner::ShutdownWhenIdle);
-    assert_eq!(half.start_failed(bed.sh("")), (libc::ESHUTDOWN, false));
+    let late = bed.sh("");
+    half.send(&ToRunner::Start(late.clone()));
+    half.refused(late.attempt);
     fs::write(bed.cwd().join("go"), "").unwrap();
     half.ended(key);
     half.send(&ToRunner::Forget { attempt: key });
@@ -463,4 +470,27 @@ fn a_task_ends_when_no_half_is_in_session_for_too_long() {
         half.stop(key, 0);
         assert_eq!(half.ended(key).stop_cause, Some(StopCause::Requested), "it ran until it was stopped");
     }
+}
+
+#[test]
+fn a_disk_that_hangs_is_not_taken_for_a_cut_off() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    let start = Start { stop_after_cut_off_ms: Some(MIN_CUT_OFF_MS), ..bed.sh("echo x; exec sleep 600") };
+    // The runner hangs when it opens this for the first byte, until somebody reads.
+    let spool = muster_worker::spool::path(&bed.work(), start.attempt);
+    mkfifo(&spool, Mode::S_IRWXU).unwrap();
+    let key = half.start(start);
+    // Another worker's task shows how long that is.
+    let mut other_bed = Bed::new();
+    let mut other = other_bed.half();
+    let start = Start { stop_after_cut_off_ms: Some(MIN_CUT_OFF_MS), ..other_bed.sh("exec sleep 600") };
+    let cut_off = other.start(start);
+    half.send(&ToRunner::InSession);
+    assert_eq!(other.ended(cut_off).stop_cause, Some(StopCause::CutOff));
+    half.send(&ToRunner::InSession);
+    let _reader = fs::File::open(&spool).unwrap();
+    half.output(key, 2);
+    half.stop(key, 0);
+    assert_eq!(half.ended(key).stop_cause, Some(StopCause::Requested), "the half had said that it is there");
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use muster_proto::v1;
 use muster_proto::v1::attach_request::Message as FromWorker;
@@ -446,4 +448,46 @@ async fn an_idle_runner_of_another_build_is_told_to_exit_and_a_busy_one_once_it_
         eventually("another one is there", || connect(dir.path()).ok()).await;
         worker.crash().await;
     }
+}
+
+/// Written at once.
+const LINES: usize = 1000;
+
+#[tokio::test]
+async fn a_runner_that_talks_without_pause_is_talked_to_nevertheless() {
+    let mut coordinator = Coordinator::start().await;
+    let dir = Dir::new();
+    let fake = Fake::new(&dir);
+    let worker = Worker::start(&coordinator, &dir);
+    let running = Held::Running { attempt: crate::key(1), pid: 1, start_ms: 1, size: 0 };
+    let mut half = blocking(move || fake.accept(VERSION, VERSION, vec![running]).0).await;
+    let mut flood = half.reader.get_ref().try_clone().unwrap();
+    let lines = encode(&FromRunner::Output { attempt: crate::key(1), size: 0 }).unwrap().repeat(LINES);
+    let said = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&said);
+    let flood = std::thread::spawn(move || {
+        while flood.write_all(&lines).is_ok() {
+            count.fetch_add(LINES, Ordering::Relaxed);
+        }
+    });
+    let (mut session, _) = coordinator.session().await;
+    session.welcome(&[(1, Verdict::GoOn, 0)]).await;
+    assert!(matches!(session.next().await, FromWorker::Started(_)));
+    session.say(crate::stop(1)).await;
+    let before = said.load(Ordering::Relaxed);
+    let half = blocking(move || {
+        loop {
+            match half.receive() {
+                Some(ToRunner::Stop { .. }) => return half,
+                Some(ToRunner::InSession) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    let meanwhile = said.load(Ordering::Relaxed) - before;
+    assert!(meanwhile < 100_000, "told only after {meanwhile} messages");
+    drop(half);
+    worker.crash().await;
+    flood.join().unwrap();
 }
