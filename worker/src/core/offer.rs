@@ -114,12 +114,16 @@ impl Dispatcher {
         }
     }
 
-    /// Gives up an offer that waits, since it is to be stopped. Whether there was one.
+    /// Gives up an offer that waits, since it is to be stopped. Whether that is all there is to stop: the runner may
+    /// have said meanwhile that it knows the attempt.
     pub(super) fn unpark(&mut self, id: AttemptId) -> bool {
         if !self.is_parked(id) {
             return false;
         }
         self.parked.retain(|parked| parked.offer.attempt != id);
+        if self.attempts.contains_key(&id) {
+            return false;
+        }
         self.gone.insert(id, Fate::Refused);
         self.return_offer(id, "it was stopped");
         true

@@ -339,15 +339,17 @@ impl Model {
             _ if !up => self.close("the coordinator did not begin with a welcome"),
             FromCoordinator::Heartbeat => {}
             FromCoordinator::Offer(offer) => self.offered(offer),
-            FromCoordinator::Stop { attempt, .. }
-                if self.waiting.iter().any(|(_, o)| o.attempt == *attempt) =>
-            {
-                self.at("D37");
+            FromCoordinator::Stop { attempt, grace_ms } => {
+                let waited = self.waiting.iter().any(|(_, offer)| offer.attempt == *attempt);
                 self.waiting.retain(|(_, offer)| offer.attempt != *attempt);
-                self.all.insert(*attempt, One::new(Is::Refused));
-                self.tell(ToCoordinator::Returned(*attempt));
+                if waited && self.is(*attempt).is_none() {
+                    self.at("D37");
+                    self.all.insert(*attempt, One::new(Is::Refused));
+                    self.tell(ToCoordinator::Returned(*attempt));
+                } else {
+                    self.stop(*attempt, *grace_ms);
+                }
             }
-            FromCoordinator::Stop { attempt, grace_ms } => self.stop(*attempt, *grace_ms),
             FromCoordinator::Acknowledged(id) => {
                 if matches!(self.is(*id), Some(Is::Ended(_))) {
                     self.at("D14");
