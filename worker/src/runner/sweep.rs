@@ -2,7 +2,8 @@
 //! processes of theirs had moved out of their group.
 //!
 //! Kills only what is known to belong to a runner of this very work directory: by pid and start time as the
-//! journal has them, by the marker of the directory in its environment, or by being adopted. The tasks of a
+//! journal has them, by the marker of the directory in its environment, by descending from one of these, or by
+//! being adopted. The tasks of a
 //! directory that this one is a copy of are not ours to end.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use super::log;
 use super::place::Place;
 use super::procfs;
 use super::protocol::{AttemptKey, RUNNER_VARIABLE};
+use super::tree::{self, Member};
 
 /// How long a starting runner looks for what is left: new processes may appear while others are killed.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,7 +41,9 @@ pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128, pla
         }
         if *started_at == place {
             log::line(format_args!("attempt {key} outlived its runner: its group {pid} is killed"));
+            let kin = tree::descendants(pid);
             let _ = killpg(pid, Signal::SIGKILL);
+            kill_all(&kin);
         } else {
             elsewhere += 1;
         }
@@ -57,7 +61,7 @@ pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128, pla
         for pid in procfs::processes() {
             if pid != Pid::this() && procfs::has_variable(pid, &marker) {
                 found += 1;
-                let _ = kill(pid, Signal::SIGKILL);
+                kill_all(&tree::descendants(pid));
             }
         }
         if found == 0 {
@@ -68,6 +72,13 @@ pub(super) fn leftovers(unended: &BTreeMap<AttemptKey, Unended>, boot: u128, pla
             return;
         }
         thread::sleep(EVERY);
+    }
+}
+
+/// Kills a process and what descends from it, which may carry no marker, and be known by its parents only.
+fn kill_all(processes: &[Member]) {
+    for process in processes.iter().filter(|process| process.pid != Pid::this()) {
+        let _ = kill(process.pid, Signal::SIGKILL);
     }
 }
 

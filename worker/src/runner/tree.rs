@@ -112,7 +112,7 @@ pub(super) struct Member {
 }
 
 /// A process and all that descends from it, as far as they have not ended.
-fn descendants(root: Pid) -> Vec<Member> {
+pub(super) fn descendants(root: Pid) -> Vec<Member> {
     let mut found = Vec::new();
     let mut next = vec![root];
     while let Some(pid) = next.pop() {

@@ -179,6 +179,17 @@ fn who_cleared_its_environment_is_known_by_its_parents_while_they_live() {
 }
 
 #[test]
+fn who_cleared_its_environment_is_known_by_its_parents_after_the_runner_died() {
+    let mut bed = Bed::new();
+    let mut half = bed.half();
+    half.start(bed.sh("env -i setsid /bin/sh -c 'echo $$ > stray; exec /bin/sleep 600' & wait"));
+    let stray = number(&bed, "stray");
+    bed.kill_runner();
+    bed.half();
+    gone(stray);
+}
+
+#[test]
 fn a_runner_that_exits_leaves_nothing_of_what_it_adopted() {
     let mut bed = Bed::new();
     let mut half = bed.half();
