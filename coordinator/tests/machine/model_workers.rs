@@ -6,7 +6,7 @@ use muster_coordinator::core::{event::*, model::*};
 use muster_proto::{AttemptId, AttemptNo, BatchId};
 
 use crate::{
-    model::{Attempt, Link, Model, Out, Worker, id_of},
+    model::{Attempt, Batch, Link, Model, Out, Worker, id_of},
     model_ends::Fate,
     world::{LIFE, config},
 };
@@ -498,8 +498,18 @@ impl Model {
                 self.outs.push(Out::Close(session));
             }
         }
-        let away: Vec<_> = self.workers.keys().cloned().collect();
-        for instance in away {
+        let due = |worker: &Worker| match worker.link {
+            Link::Down(by) | Link::Lost(by) if by <= now => Some((by, worker.who.instance.clone())),
+            _ => None,
+        };
+        let mut away: Vec<_> = self.workers.values().filter_map(due).collect();
+        away.sort();
+        for (by, instance) in away {
+            // What had waited too long before was over then.
+            let late = |batch: &Batch| batch.start_by.is_some_and(|start_by| start_by < by);
+            let ids: Vec<_> =
+                self.batches.iter().filter(|(_, batch)| late(batch)).map(|(id, _)| *id).collect();
+            ids.into_iter().for_each(|id| self.wait_too_long_or_for_nothing(id));
             self.worker_ages(&instance);
         }
     }
@@ -563,9 +573,9 @@ impl Model {
         };
         let answer_by = Some(self.now + config().offer_timeout_ms);
         let Some(session) = self.workers.get(&who.instance).and_then(Worker::session) else { return false };
-        let Some(task) = self.batches.get_mut(&id).and_then(|batch| batch.tasks.get_mut(index)) else {
-            return false;
-        };
+        let Some(batch) = self.batches.get_mut(&id) else { return false };
+        let task = &mut batch.tasks[index];
+        let queued_since = batch.queued_since.filter(|_| task.counted() == 0);
         task.attempts.push(Attempt {
             worker: who,
             start_ms: None,
@@ -579,6 +589,7 @@ impl Model {
             row: None,
             ran: false,
             given_back: false,
+            queued_since,
         });
         let offered = id_of(id, index, task.attempts.len());
         self.touch_task(offered);
