@@ -319,6 +319,7 @@ fn at_most(max_failures: u32) -> BatchOptions {
     BatchOptions { max_failures: Some(max_failures), ..retries(&[RetryOn::Signal]) }
 }
 
+/// walks: B5
 #[test]
 fn enough_failures_give_the_batch_up_and_what_runs_goes_on() {
     let mut world = World::new();

@@ -21,4 +21,5 @@ mod model_workers;
 mod random;
 mod running;
 mod sessions;
+mod states;
 mod world;

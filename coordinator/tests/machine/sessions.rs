@@ -56,6 +56,7 @@ fn an_offer_goes_back_only_on_proof() {
     assert!(world.store.attempts.is_empty(), "uncounted");
 }
 
+/// walks: R8
 #[test]
 fn another_boot_means_that_what_may_have_run_crashed() {
     let mut world = World::new();
@@ -65,6 +66,13 @@ fn another_boot_means_that_what_may_have_run_crashed() {
     let rebooted = Box::new(Hello { boot_id: "another".into(), ..*hello(1, 1, &[]) });
     let outputs = world.connect(2, rebooted);
     assert!(offers(&outputs).is_empty());
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
+    // What was seen to run crashed too, and the worker takes what is next.
+    let mut world = running();
+    world.says(1, FromWorker::Started(attempt(1, 1, 1), Started { pid: 7, output_path: "/o".into() }));
+    world.send(Event::Gone(SessionId(1)));
+    let rebooted = Box::new(Hello { boot_id: "another".into(), ..*hello(1, 1, &[]) });
+    assert_eq!(offers(&world.connect(2, rebooted)), [(2, attempt(1, 2, 1))]);
     assert_eq!(world.task(1, 1).failure, Some(FailureReason::WorkerCrashed));
 }
 

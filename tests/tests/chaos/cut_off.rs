@@ -31,6 +31,7 @@ fn run(cluster: &Cluster, batch_id: &str, task: i32, attempt: i32) -> Option<Run
     run_of(&cluster.probe_dir(), batch_id, task, attempt)
 }
 
+/// walks: W4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_cut_off_for_too_long_is_given_up_and_its_late_results_change_nothing() {
     let mut options = ClusterOptions::with_limits(4, 20);

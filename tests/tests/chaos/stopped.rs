@@ -70,6 +70,7 @@ async fn both_halves_killed_end_the_tasks_and_nothing_else() {
     assert_eq!(cluster.runs().len(), 3, "nothing runs again unasked");
 }
 
+/// walks: W3
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_half_that_is_stopped_is_disconnected_and_goes_on() {
     let cluster = Cluster::start_with(options()).await;

@@ -81,6 +81,7 @@ async fn a_retry_is_a_new_attempt_in_the_same_batch() {
     assert_eq!(cluster.runs().len(), 5);
 }
 
+/// walks: W2
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_gets_nothing_new_until_it_is_resumed() {
     let cluster = Cluster::start().await;

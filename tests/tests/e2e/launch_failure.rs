@@ -17,6 +17,7 @@ async fn worker(cluster: &Cluster, name: &str) -> Worker {
     list.workers.into_iter().find(|worker| worker.worker_id == name).expect("the worker is listed")
 }
 
+/// walks: W5
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_go_elsewhere_and_the_broken_worker_is_set_aside() {
     let cluster = Cluster::start_with(ClusterOptions::with_limits(6, 20)).await;

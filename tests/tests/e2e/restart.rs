@@ -148,6 +148,7 @@ async fn a_cut_connection_is_taken_up_again_in_mid_task() {
     assert_gated_logs(&cluster, &batch.batch_id, 3).await;
 }
 
+/// walks: R4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_network_half_leaves_its_tasks_running() {
     let cluster = Cluster::start().await;
@@ -169,6 +170,7 @@ async fn a_killed_network_half_leaves_its_tasks_running() {
     assert_gated_logs(&cluster, &batch.batch_id, 3).await;
 }
 
+/// walks: R6
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_runner_ends_its_tasks_as_crashed_and_is_replaced() {
     let cluster = Cluster::start().await;

@@ -6,6 +6,7 @@ use muster_tests::{Cluster, eventually, processes_of, wait_for};
 
 use crate::SOON;
 
+/// walks: R5
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tasks_of_a_run_that_is_killed_are_ended() {
     let cluster = Cluster::start().await;

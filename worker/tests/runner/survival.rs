@@ -74,6 +74,7 @@ fn who_does_not_speak_the_protocol_is_cut_off_and_changes_nothing() {
     assert_eq!(half.run(bed.sh("exit 1")).exit_code, Some(1), "the active half is not disturbed");
 }
 
+/// walks: R6
 #[test]
 fn tasks_of_a_runner_that_died_are_killed_and_reported_lost() {
     let mut bed = Bed::new();
@@ -145,8 +146,10 @@ fn shutdown_ends_the_tasks_and_keeps_their_results() {
     assert!(!bed.cwd().join("late").exists());
 }
 
+/// walks: R7
 #[test]
 fn a_term_to_the_runner_ends_its_tasks_first() {
+    assert_eq!(RunnerOptions::default().grace, Duration::from_secs(10));
     let mut bed = Bed::with(RunnerOptions { grace: Duration::from_millis(100), ..RunnerOptions::default() });
     let mut half = bed.half();
     let key = half.start(bed.sh("trap '' TERM; echo ready; while :; do sleep 0.05; done"));
@@ -159,6 +162,7 @@ fn a_term_to_the_runner_ends_its_tasks_first() {
     gone(half.runner.as_raw());
 }
 
+/// walks: R14
 #[test]
 fn a_draining_runner_exits_when_the_last_result_is_acknowledged() {
     let mut bed = Bed::new();
@@ -170,11 +174,65 @@ fn a_draining_runner_exits_when_the_last_result_is_acknowledged() {
     half.refused(late.attempt);
     fs::write(bed.cwd().join("go"), "").unwrap();
     half.ended(key);
+    half.send(&ToRunner::Ping);
+    half.wait(|message| (*message == FromRunner::Pong).then_some(()));
     half.send(&ToRunner::Forget { attempt: key });
     half.closed();
     gone(half.runner.as_raw());
 }
 
+/// walks: R15
+#[test]
+fn a_stopping_runner_refuses_what_is_new_and_exits_when_nothing_runs() {
+    for way in ["shutdown", "SIGTERM", "its parent is gone"] {
+        let options = RunnerOptions {
+            grace: Duration::from_secs(600),
+            die_with_parent: way == "its parent is gone",
+            ..RunnerOptions::default()
+        };
+        let mut bed = Bed::with(options);
+        let mut half = bed.half();
+        let on_term = "echo heard; until [ -e go ]; do sleep 0.01; done; exit 7";
+        let key =
+            half.start(bed.sh(&format!("trap '{on_term}' TERM; echo ready; while :; do sleep 0.05; done")));
+        half.output(key, 6);
+        match way {
+            "shutdown" => half.send(&ToRunner::Shutdown { grace_ms: 600_000 }),
+            "SIGTERM" => kill(half.runner, Signal::SIGTERM).unwrap(),
+            _ => drop(half),
+        }
+        eventually("its task is being ended", || bed.text(key).ends_with("heard\n").then_some(()));
+        let mut half = bed.half();
+        let late = bed.sh("echo late > late");
+        half.send(&ToRunner::Start(late.clone()));
+        half.refused(late.attempt);
+        fs::write(bed.cwd().join("go"), "").unwrap();
+        let ended = half.ended(key);
+        assert_eq!((ended.exit_code, ended.stop_sent), (Some(7), true), "{way}");
+        half.closed();
+        gone(half.runner.as_raw());
+        assert!(!bed.cwd().join("late").exists(), "{way}");
+    }
+}
+
+/// walks: R13
+#[test]
+fn an_open_runner_takes_tasks_and_stays_while_a_half_is_there() {
+    assert_eq!(RunnerOptions::default().idle_exit, Duration::from_secs(60));
+    let options = RunnerOptions { idle_exit: Duration::from_millis(10), ..RunnerOptions::default() };
+    let (mut bed, mut alone) = (Bed::with(options.clone()), Bed::with(options));
+    let mut half = bed.half();
+    assert_eq!(half.run(bed.sh("exit 1")).exit_code, Some(1));
+    // Another one shows how long it would take to go.
+    let other = alone.half().runner;
+    gone(other.as_raw());
+    assert_eq!(half.run(bed.sh("exit 2")).exit_code, Some(2));
+    let runner = half.runner;
+    drop(half);
+    gone(runner.as_raw());
+}
+
+/// walks: R13
 #[test]
 fn an_idle_runner_exits_by_itself_and_loses_no_result() {
     let mut bed =
@@ -370,8 +428,10 @@ fn the_first_cause_of_a_stop_is_told() {
     assert_eq!(half.ended(stopped).stop_cause, Some(StopCause::WorkerStopped));
 }
 
+/// walks: R5
 #[test]
 fn a_runner_that_is_to_die_with_its_parent_ends_its_tasks() {
+    assert_eq!(RunnerOptions::default().grace, Duration::from_secs(10));
     let grace = Duration::from_millis(100);
     let mut bed = Bed::with(RunnerOptions { die_with_parent: true, grace, ..RunnerOptions::default() });
     let mut half = bed.half();
@@ -434,6 +494,7 @@ fn a_long_journal_is_rewritten_and_nothing_is_forgotten() {
     half.refused(seen.attempt);
 }
 
+/// walks: R14
 #[test]
 fn a_draining_runner_leaves_results_that_nobody_comes_for_to_the_next() {
     let mut bed =

@@ -228,6 +228,7 @@ async fn a_copy_of_a_work_directory_on_the_same_machine_is_not_taken_for_the_sam
     copied.crash().await;
 }
 
+/// walks: R16
 #[tokio::test]
 async fn a_task_outlives_a_crash_of_the_network_half() {
     let mut coordinator = Coordinator::start().await;
@@ -257,6 +258,7 @@ async fn a_task_outlives_a_crash_of_the_network_half() {
     worker.ends().await.unwrap();
 }
 
+/// walks: R6
 #[tokio::test]
 async fn a_task_whose_runner_dies_is_reported_and_the_worker_goes_on() {
     let mut coordinator = Coordinator::start().await;
@@ -367,35 +369,47 @@ async fn a_worker_that_is_not_wanted_ends_with_the_reason() {
     assert!(matches!(worker.ends().await, Err(Error::SentAway(reason)) if reason == "decommissioned"));
 }
 
+/// walks: R2
 #[tokio::test]
 async fn the_program_says_that_it_is_connected_and_drains_when_told_to_end() {
-    let mut coordinator = Coordinator::start().await;
-    let dir = Dir::new();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_muster-worker"));
-    command
-        .args(["--coordinator", &format!("http://{}", coordinator.address), "--dispatch", "/bin/sh -e"])
-        .args(["--slots=1", "--name=gpu-1", "--work-dir"])
-        .arg(dir.path())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut child = command.spawn().unwrap();
-    let (mut session, hello) = coordinator.session().await;
-    assert_eq!((hello.name.as_str(), hello.slots), ("gpu-1", 1));
-    session.welcome(&[]).await;
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it says nothing").unwrap();
-    assert_eq!(line, Some(format!("muster-worker connected to {}", coordinator.address)));
+    for told in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut coordinator = Coordinator::start().await;
+        let dir = Dir::new();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_muster-worker"));
+        command
+            .args(["--coordinator", &format!("http://{}", coordinator.address), "--dispatch", "/bin/sh -e"])
+            .args(["--slots=1", "--name=gpu-1", "--work-dir"])
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let (mut session, hello) = coordinator.session().await;
+        assert_eq!((hello.name.as_str(), hello.slots), ("gpu-1", 1));
+        session.welcome(&[]).await;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it says nothing").unwrap();
+        assert_eq!(line, Some(format!("muster-worker connected to {}", coordinator.address)));
 
-    session.offer(1, TWO_LINES).await;
-    session.started(1).await;
-    kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
-    assert_eq!(session.next().await, FromWorker::Draining(v1::Draining {}));
-    go(&dir);
-    assert_eq!(session.ended(1).await.outcome, Some(Outcome::ExitCode(0)), "what runs is finished");
-    session.acknowledge(1).await;
-    session.leaves().await;
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it does not end").unwrap();
-    assert_eq!(status.code(), Some(0));
+        session.offer(1, TWO_LINES).await;
+        session.started(1).await;
+        kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), told).unwrap();
+        assert_eq!(session.next().await, FromWorker::Draining(v1::Draining {}));
+        session.offer(2, "echo no").await;
+        assert_eq!(session.next().await, FromWorker::Returned(v1::Returned { attempt: Some(attempt(2)) }));
+        go(&dir);
+        assert_eq!(session.ended(1).await.outcome, Some(Outcome::ExitCode(0)), "what runs is finished");
+        session.heartbeat().await;
+        assert!(connect(dir.path()).is_ok() && child.try_wait().unwrap().is_none(), "it is not acknowledged");
+        session.acknowledge(1).await;
+        session.leaves().await;
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it does not end").unwrap();
+        assert_eq!(status.code(), Some(0));
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while connect(dir.path()).is_ok() {
+            assert!(tokio::time::Instant::now() < deadline, "the runner does not end");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,9 +6,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use muster_proto::v1;
 use muster_proto::v1::attach_request::Message as FromWorker;
+use muster_proto::v1::attach_response::Message as ToWorker;
 use muster_proto::v1::ended::Outcome;
 use muster_proto::v1::{HeldPhase, Verdict};
 use muster_worker::runner::protocol::{
@@ -27,7 +29,7 @@ fn program(coordinator: &Coordinator, dir: &Dir) -> tokio::process::Child {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_muster-worker"));
     command
         .args(["--coordinator", &format!("http://{}", coordinator.address), "--dispatch", "/bin/sh"])
-        .args(["--slots=1", "--work-dir"])
+        .args(["--slots=2", "--work-dir"])
         .arg(dir.path())
         .stdout(Stdio::null())
         .kill_on_drop(true);
@@ -50,7 +52,7 @@ async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
             if let Some(found) = check() {
                 return found;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("it does not come to be: {what}"))
@@ -77,6 +79,7 @@ async fn drains(worker: Worker, mut session: Session) {
     worker.ends().await.unwrap();
 }
 
+/// walks: R1, walks: R16
 #[tokio::test]
 async fn at_sigusr1_only_the_network_half_goes_and_the_next_one_takes_over() {
     let mut coordinator = Coordinator::start().await;
@@ -122,13 +125,99 @@ async fn at_sigusr1_only_the_network_half_goes_and_the_next_one_takes_over() {
     eventually("the runner ends too", || connect(dir.path()).is_err().then_some(())).await;
 }
 
+/// walks: R4
+#[tokio::test]
+async fn a_killed_network_half_stops_nothing_and_the_next_one_reports_what_ended_meanwhile() {
+    let mut coordinator = Coordinator::start().await;
+    let dir = Dir::new();
+    let mut child = program(&coordinator, &dir);
+    let mut session = coordinator.welcome().await;
+    session.offer(1, TWO_LINES).await;
+    let ends = session.started(1).await;
+    session.offer(2, "exec sleep 600").await;
+    let goes_on = session.started(2).await;
+    child.kill().await.unwrap();
+    drop(session);
+    go(&dir);
+    eventually("it ends without a half", || {
+        (!fs::exists(format!("/proc/{}", ends.pid)).unwrap()).then_some(())
+    })
+    .await;
+
+    let child = program(&coordinator, &dir);
+    let (mut session, mut hello) = coordinator.session().await;
+    hello.held.sort_by_key(|held| held.attempt.as_ref().map(|attempt| attempt.task));
+    assert_eq!(hello.held, [held(1, HeldPhase::Ended), held(2, HeldPhase::Running)]);
+    session.welcome(&[(1, Verdict::Report, 0), (2, Verdict::GoOn, 0)]).await;
+    for _ in 0..2 {
+        match session.next().await {
+            FromWorker::Ended(ended) => {
+                assert_eq!((ended.attempt, &ended.outcome), (Some(attempt(1)), &Some(Outcome::ExitCode(0))));
+                assert_eq!(coordinator.output(&ended).await, b"one\ntwo\n");
+            }
+            FromWorker::Started(started) => {
+                assert_eq!((started.attempt, started.pid), (Some(attempt(2)), goes_on.pid));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    session.acknowledge(1).await;
+    session.say(crate::stop(2)).await;
+    session.ended(2).await;
+    session.acknowledge(2).await;
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(session.next().await, FromWorker::Draining(v1::Draining {}));
+    session.leaves().await;
+    exits(child).await;
+}
+
+/// walks: R3
+#[tokio::test]
+async fn a_worker_that_is_told_twice_to_end_does_so_and_the_journal_keeps_what_was_not_acknowledged() {
+    let mut coordinator = Coordinator::start().await;
+    let dir = Dir::new();
+    let mut child = program(&coordinator, &dir);
+    let mut session = coordinator.welcome().await;
+    session.offer(1, "trap '' TERM; echo deaf; while :; do sleep 0.05; done").await;
+    session.started(1).await;
+    coordinator.stored(1, 5).await;
+    session.offer(2, "exec sleep 600").await;
+    session.started(2).await;
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(session.next().await, FromWorker::Draining(v1::Draining {}));
+    let told = Instant::now();
+    signal(&child, Signal::SIGTERM);
+    let ended = session.ended(2).await;
+    assert_eq!((ended.outcome, ended.stop_sent), (Some(Outcome::Signal(15)), true));
+    session.acknowledge(2).await;
+    let ended = session.ended(1).await;
+    assert_eq!((ended.outcome, ended.stop_sent), (Some(Outcome::Signal(9)), true));
+    assert!(told.elapsed() >= Duration::from_secs(10), "the grace");
+    // Nobody acknowledges it.
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it does not end").unwrap();
+    assert_eq!(status.code(), Some(1), "something was not reported");
+    assert!(told.elapsed() >= Duration::from_secs(20), "the patience");
+    drop(session);
+
+    let child = program(&coordinator, &dir);
+    let (mut session, hello) = coordinator.session().await;
+    assert_eq!(hello.held, [held(1, HeldPhase::Ended)]);
+    session.welcome(&[(1, Verdict::Report, 5)]).await;
+    assert_eq!(session.ended(1).await.outcome, Some(Outcome::Signal(9)));
+    session.acknowledge(1).await;
+    signal(&child, Signal::SIGINT);
+    assert_eq!(session.next().await, FromWorker::Draining(v1::Draining {}));
+    session.leaves().await;
+    exits(child).await;
+}
+
 #[tokio::test]
 async fn while_the_runner_hangs_nothing_is_taken_and_nothing_is_started_twice() {
     let mut coordinator = Coordinator::start().await;
     let dir = Dir::new();
     let worker = Worker::start_with(&coordinator, &dir, |config| {
         config.slots = 100;
-        config.runner_silence = std::time::Duration::from_millis(100);
+        config.runner_silence = Duration::from_millis(100);
     });
     let mut session = coordinator.welcome().await;
     session.offer(1, TWO_LINES).await;
@@ -211,6 +300,7 @@ impl Older {
     }
 }
 
+/// walks: R17
 #[tokio::test]
 async fn an_idle_runner_of_an_older_release_is_replaced_and_its_results_are_kept() {
     let mut coordinator = Coordinator::start().await;
@@ -237,6 +327,22 @@ async fn an_idle_runner_of_an_older_release_is_replaced_and_its_results_are_kept
     drains(worker, session).await;
 }
 
+/// walks: R17
+#[tokio::test]
+async fn an_idle_runner_of_a_newer_release_is_replaced_too() {
+    let mut coordinator = Coordinator::start().await;
+    let dir = Dir::new();
+    let newer = older_runner(&dir, VERSION + 1);
+    let worker = Worker::start(&coordinator, &dir);
+    let mut session = coordinator.welcome().await;
+    offer_until_taken(&mut session, 1, "exit 0").await;
+    session.ended(1).await;
+    session.acknowledge(1).await;
+    assert!(!fs::exists(format!("/proc/{}/exe", newer.pid)).unwrap_or(false), "it has gone");
+    drains(worker, session).await;
+}
+
+/// walks: R17
 #[tokio::test]
 async fn a_busy_runner_of_the_release_before_is_used_until_it_is_idle() {
     let mut coordinator = Coordinator::start().await;
@@ -254,6 +360,10 @@ async fn a_busy_runner_of_the_release_before_is_used_until_it_is_idle() {
     go(&dir);
     assert_eq!(session.ended(1).await.outcome, Some(Outcome::ExitCode(0)));
     session.acknowledge(1).await;
+    // A place is free, but what it does not know it cannot keep.
+    let limited = v1::Offer { attempt: Some(attempt(4)), time_limit_ms: 600_000, ..v1::Offer::default() };
+    session.say(ToWorker::Offer(limited)).await;
+    assert_eq!(session.next().await, FromWorker::Returned(v1::Returned { attempt: Some(attempt(4)) }));
     session.say(crate::stop(2)).await;
     assert_eq!(session.ended(2).await.outcome, Some(Outcome::Signal(15)));
     // Not acknowledged: the next one has it still.
@@ -266,12 +376,19 @@ async fn a_busy_runner_of_the_release_before_is_used_until_it_is_idle() {
     drains(worker, session).await;
 }
 
+/// walks: R18
 #[tokio::test]
 async fn a_runner_that_is_too_far_away_is_left_alone_and_the_way_out_is_named() {
     let coordinator = Coordinator::start().await;
     let dir = Dir::new();
     for version in [VERSION + 2, VERSION + 1] {
         let mut other = older_runner(&dir, version);
+        if version > VERSION + 1 {
+            // Nor is one that has no task.
+            let error = Worker::start(&coordinator, &dir).ends().await.unwrap_err();
+            assert!(matches!(error, Error::Runner(_)) && error.to_string().contains("drain it"), "{error}");
+            assert!(fs::exists(format!("/proc/{}/exe", other.pid)).unwrap(), "it is left alone");
+        }
         other.send(&ToRunner::Start(crate::start(version, &dir, "exec sleep 600")));
         let Some(FromRunner::Started { pid, .. }) = other.receive() else { panic!("not started") };
         let worker = Worker::start(&coordinator, &dir);
@@ -341,7 +458,7 @@ async fn the_runner_is_told_that_the_worker_is_in_session_and_only_then() {
     let dir = Dir::new();
     let fake = Fake::new(&dir);
     let worker = Worker::start_with(&coordinator, &dir, |config| {
-        config.runner_silence = std::time::Duration::from_millis(50);
+        config.runner_silence = Duration::from_millis(50);
     });
     let mut half = blocking(move || fake.accept(VERSION, VERSION, Vec::new()).0).await;
     // Pings come, and nothing else, while there is no welcome.
@@ -374,7 +491,7 @@ async fn a_runner_of_version_1_is_greeted_in_it_and_never_hears_what_it_does_not
     let dir = Dir::new();
     let fake = Fake::new(&dir);
     let worker = Worker::start_with(&coordinator, &dir, |config| {
-        config.runner_silence = std::time::Duration::from_millis(50);
+        config.runner_silence = Duration::from_millis(50);
     });
     let running = Held::Running { attempt: crate::key(1), pid: 1, start_ms: 1, size: 0 };
     let mut half = blocking(move || {
@@ -402,6 +519,7 @@ async fn a_runner_of_version_1_is_greeted_in_it_and_never_hears_what_it_does_not
     worker.crash().await;
 }
 
+/// walks: R17
 #[tokio::test]
 async fn an_idle_runner_of_another_build_is_told_to_exit_and_a_busy_one_once_it_is_idle() {
     for busy in [false, true] {

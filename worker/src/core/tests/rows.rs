@@ -426,6 +426,7 @@ fn what_ran_under_a_runner_that_died_has_crashed() {
     assert_eq!(back(&mut at(Running), vec![lost()]), [sent(crashed(40))]);
 }
 
+/// walks: R8
 #[test]
 fn what_ran_before_the_machine_restarted_has_crashed() {
     // Of what its journal knows; what it does not know is not in the hello, which comes from another boot.
