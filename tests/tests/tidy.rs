@@ -1,9 +1,11 @@
-//! What reviews would otherwise have to look for: the cores stay pure, files stay small, and no committed file
-//! names a machine.
+//! What reviews would otherwise have to look for: the cores stay pure, files stay small, no committed file names a
+//! machine, and every row of the state tables is walked by a test. The rows that the cores' own scripts walk are
+//! theirs to check.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -28,6 +30,10 @@ const IMPURE: [(&str, &str); 14] = [
 ];
 /// A file above this is about more than one noun.
 const LINES_MAX: usize = 700;
+/// The pages with state tables, and how many tables each has at least.
+const STATES: [(&str, usize); 2] = [("docs/protocol.md", 12), ("docs/lifecycle.md", 3)];
+/// The first letters of the rows that are walked by tests all over the repository: a batch, the runner, a worker.
+const WALKED_HERE: [char; 3] = ['B', 'R', 'W'];
 
 #[test]
 fn cores_are_pure() {
@@ -81,10 +87,67 @@ fn no_file_names_a_machine() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// What drives a core in tests may read how often from the environment, and use every processor.
+#[test]
+fn every_row_about_batches_workers_and_runners_is_walked_by_a_test() {
+    let rows = rows();
+    for letter in WALKED_HERE {
+        assert!(rows.iter().any(|id| id.starts_with(letter)), "no table has rows {letter}");
+    }
+    let mut walked = BTreeMap::<String, Vec<String>>::new();
+    let mut faults = Vec::new();
+    for path in committed("rs") {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let place = format!("{}:{}", path.display(), at + 1);
+            for named in line.strip_prefix("///").unwrap_or_default().split("walks: ").skip(1) {
+                let id: String = named.chars().take_while(char::is_ascii_alphanumeric).collect();
+                if !rows.contains(&id) {
+                    faults.push(format!("{place}: no table has a row {id:?}"));
+                } else if !is_above_a_test(&lines[at..]) {
+                    faults.push(format!("{place}: what walks {id} is no test that runs"));
+                } else {
+                    walked.entry(id).or_default().push(place.clone());
+                }
+            }
+        }
+    }
+    let missing = rows.iter().filter(|id| !walked.contains_key(*id));
+    faults.extend(missing.map(|id| format!("{id}: no test says that it walks it")));
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The ids of the rows of the state tables that are walked by tests all over the repository.
+fn rows() -> BTreeSet<String> {
+    let mut rows = BTreeSet::new();
+    for (page, tables_min) in STATES {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let (mut tables, mut inside) = (0, false);
+        for line in text.lines() {
+            inside = line.starts_with('|') && (inside || line.starts_with("| id |"));
+            tables += usize::from(line.starts_with("| id |"));
+            let Some(id) = line.split('|').nth(1).map(str::trim).filter(|_| inside) else { continue };
+            if id.starts_with(WALKED_HERE) {
+                assert!(rows.insert(id.to_owned()), "{page}: {id} is there twice");
+            }
+        }
+        assert!(tables >= tables_min, "{page}: {tables} tables have ids, not {tables_min}");
+    }
+    rows
+}
+
+/// Whether a doc comment belongs to a test that is not ignored.
+fn is_above_a_test(lines: &[&str]) -> bool {
+    let mut attributes =
+        lines.iter().skip_while(|line| line.starts_with("///")).take_while(|line| line.starts_with("#["));
+    let is_test = |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    attributes.clone().any(is_test) && !attributes.any(|line| line.starts_with("#[ignore"))
+}
+
+/// The cores themselves: what explores one in a test may use threads for it.
 fn in_core(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    (text.contains("/src/core/") || text.ends_with("/src/core.rs")) && !text.contains("/core/tests/")
+    (text.contains("/src/core/") || text.ends_with("/src/core.rs")) && !text.contains("/src/core/tests/")
 }
 
 fn root() -> PathBuf {

@@ -13,7 +13,7 @@ use crate::{model::Out, model_hellos::*, model_stage::*, world::*};
 const TWO_COLUMNS: [&str; 3] = ["H", "P", "S"];
 /// Tables about the worker's core.
 const WORKERS: [&str; 1] = ["D"];
-/// Tables about processes and whole lives: each row is named by the test that walks it, and `tests/tests/rows.rs`
+/// Tables about processes and whole lives: each row is named by the test that walks it, and `tests/tests/tidy.rs`
 /// checks that.
 const ELSEWHERE: [&str; 3] = ["B", "R", "W"];
 
