@@ -46,8 +46,6 @@ pub(super) struct Active {
     pub(super) result: Option<Ended>,
     /// Output stored for good.
     pub(super) log_stored: u64,
-    /// Since when its task waits for its first start, where that is later than its batch.
-    pub(super) queued_since_ms: Option<UnixMs>,
 }
 
 /// An unfinished batch.
@@ -68,8 +66,8 @@ pub(super) struct Live {
     uncounted: BTreeMap<u32, u32>,
     /// Waiting tasks that wait for their retry, and until when (`Now::mono_ms`).
     backing_off: BTreeMap<u32, u64>,
-    /// Since when tasks wait for their first start, by the wall clock, where that is later than their batch.
-    queued_since_ms: Option<UnixMs>,
+    /// Since when tasks wait for their first start, by the wall clock.
+    queued_since_ms: UnixMs,
     /// What has not started by then (`Now::mono_ms`) has waited too long.
     queue_deadline_ms: Option<u64>,
     /// How many tasks had failed when it was last asked whether that is too many.
@@ -83,7 +81,7 @@ impl Live {
         Self {
             own: OwnIndex::of(&head.options),
             noticed_failures: state.counts.failed,
-            queued_since_ms: None,
+            queued_since_ms: head.create_ms,
             head,
             state,
             slots,
@@ -104,7 +102,7 @@ impl Live {
         let mut uncounted = BTreeMap::new();
         let mut backing_off = BTreeMap::new();
         let own = OwnIndex::of(&head.options);
-        let mut queued_since_ms = None;
+        let mut queued_since_ms = head.create_ms;
         for (index, task) in (1..).zip(&tasks) {
             if task.uncounted > 0 {
                 uncounted.insert(index, task.uncounted);
@@ -112,10 +110,9 @@ impl Live {
             let Some(not_before_ms) = task.not_before_ms.filter(|_| !task.status.is_ended()) else {
                 continue;
             };
-            let handed_out = task.offered || task.status == TaskStatus::Running;
-            if task.attempt.0.saturating_sub(u32::from(handed_out)) <= task.uncounted {
+            if task.attempt.0.saturating_sub(u32::from(task.offered)) <= task.uncounted {
                 // Reopened or released, and not started since.
-                queued_since_ms = queued_since_ms.max(Some(not_before_ms));
+                queued_since_ms = queued_since_ms.max(not_before_ms);
             } else if let Some(policy) = own.retry(&head.options, TaskIndex(index)) {
                 let left_ms = u64::try_from(not_before_ms.saturating_sub(now.unix_ms)).unwrap_or(0);
                 if left_ms > 0 {
@@ -125,8 +122,7 @@ impl Live {
             }
         }
         let queue_deadline_ms = head.options.queue_time_limit_ms.map(|limit_ms| {
-            let since_ms = queued_since_ms.unwrap_or(head.create_ms);
-            let waited_ms = u64::try_from(now.unix_ms.saturating_sub(since_ms)).unwrap_or(0);
+            let waited_ms = u64::try_from(now.unix_ms.saturating_sub(queued_since_ms)).unwrap_or(0);
             now.mono_ms + limit_ms.saturating_sub(waited_ms)
         });
         let slots = tasks
@@ -143,7 +139,6 @@ impl Live {
                         cancel_grace_ms: cancel_grace(task.cancel_requested, task.cancel_grace_ms),
                         result: None,
                         log_stored: 0,
-                        queued_since_ms: task.not_before_ms,
                     }))
                 }
                 (TaskStatus::Running, Some(worker)) => {
@@ -157,7 +152,6 @@ impl Live {
                         cancel_grace_ms: cancel_grace(task.cancel_requested, task.cancel_grace_ms),
                         result: None,
                         log_stored: 0,
-                        queued_since_ms: task.not_before_ms,
                     }))
                 }
                 (TaskStatus::Queued | TaskStatus::Running, _) => Slot::Waiting { attempts: task.attempt.0 },
@@ -298,14 +292,12 @@ impl Live {
 
     /// Moves a waiting task to an offered attempt, and says its number.
     pub(super) fn offer(&mut self, task: TaskIndex, worker: WorkerRef) -> Option<AttemptNo> {
-        let uncounted = self.uncounted(task);
         let slot = self.slots.get_mut((task.0 as usize).checked_sub(1)?)?;
         let Slot::Waiting { attempts } = *slot else { return None };
         if self.backing_off.contains_key(&task.0) {
             return None;
         }
         let attempt = AttemptNo(attempts + 1);
-        let queued_since_ms = self.queued_since_ms.filter(|_| attempts <= uncounted);
         *slot = Slot::Active(Box::new(Active {
             attempt,
             worker,
@@ -315,7 +307,6 @@ impl Live {
             cancel_grace_ms: None,
             result: None,
             log_stored: 0,
-            queued_since_ms,
         }));
         self.returned.remove(&task.0);
         self.active += 1;
@@ -411,20 +402,18 @@ impl Live {
     }
 
     /// From now on tasks wait for their first start; gives when they have waited too long, if ever.
-    pub(super) fn begin_queue_time(&mut self, now_mono_ms: u64) -> Option<u64> {
-        self.queue_deadline_ms = self.head.options.queue_time_limit_ms.map(|limit_ms| now_mono_ms + limit_ms);
+    pub(super) fn begin_queue_time(&mut self, now: Now) -> Option<u64> {
+        self.queued_since_ms = now.unix_ms;
+        self.queue_deadline_ms = self.head.options.queue_time_limit_ms.map(|limit_ms| now.mono_ms + limit_ms);
         self.queue_deadline_ms
     }
 
-    /// The same where they were there before: rows say so, for the sake of a restart.
-    pub(super) fn begin_queue_time_anew(&mut self, now: Now) -> Option<u64> {
-        self.queued_since_ms = self.head.options.queue_time_limit_ms.map(|_| now.unix_ms);
-        self.begin_queue_time(now.mono_ms)
-    }
-
-    /// Since when tasks wait for their first start, where their batch was there before.
-    pub(super) const fn queued_since_ms(&self) -> Option<UnixMs> {
-        self.queued_since_ms
+    /// What the row of a task says after so many attempts, so that a restart knows since when it waits for its first
+    /// start. `None`: since its batch was submitted, or it does not.
+    pub(super) fn queued_since(&self, task: TaskIndex, attempts: u32) -> Option<UnixMs> {
+        let is_limited = self.head.options.queue_time_limit_ms.is_some();
+        let is_later = self.queued_since_ms != self.head.create_ms;
+        (is_limited && is_later && attempts <= self.uncounted(task)).then_some(self.queued_since_ms)
     }
 
     /// Tasks have waited too long at the earliest then; gives when, if ever.
@@ -561,8 +550,9 @@ impl Live {
             cancel_requested: active.cancel_grace_ms.is_some(),
             cancel_grace_ms: active.cancel_grace_ms,
             uncounted: self.uncounted(task),
-            // Once its program runs it will not be put back.
-            not_before_ms: active.queued_since_ms.filter(|_| active.pid == 0),
+            not_before_ms: self
+                .queued_since(task, attempt.0.saturating_sub(1))
+                .filter(|_| active.start_ms.is_none()),
             ..TaskState::default()
         })
     }

@@ -314,7 +314,7 @@ impl Machine {
             message: String::new(),
         };
         let mut live = Live::new(submit.head.clone(), state.clone());
-        if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
+        if let Some(at_ms) = live.begin_queue_time(turn.now) {
             self.timers.set(at_ms, Timer::Queue(id));
         }
         self.batches.insert(id, live);
@@ -412,7 +412,7 @@ impl Machine {
             live.state.on_hold = false;
             live.state.message = String::new();
             // Nothing could start before.
-            if let Some(at_ms) = live.begin_queue_time_anew(turn.now) {
+            if let Some(at_ms) = live.begin_queue_time(turn.now) {
                 self.timers.set(at_ms, Timer::Queue(id));
                 waiting::keep_queue_time(turn, live);
             }
@@ -459,7 +459,7 @@ impl Machine {
         if !live.state.on_hold {
             live.state.message = String::new();
         }
-        if let Some(at_ms) = live.begin_queue_time_anew(turn.now) {
+        if let Some(at_ms) = live.begin_queue_time(turn.now) {
             self.timers.set(at_ms, Timer::Queue(id));
         }
         for task in tasks {
@@ -468,7 +468,7 @@ impl Machine {
                     revision: live.state.revision,
                     attempt,
                     uncounted: live.uncounted(task),
-                    not_before_ms: live.queued_since_ms(),
+                    not_before_ms: live.queued_since(task, attempt.0),
                     ..TaskState::default()
                 };
                 turn.change(Change::Task(id, task, Box::new(state)));

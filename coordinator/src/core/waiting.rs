@@ -54,14 +54,12 @@ pub(super) fn end_waiting(turn: &mut Turn, live: &mut Live, task: TaskIndex, end
 pub(super) fn keep_queue_time(turn: &mut Turn, live: &Live) {
     for (task, slot) in live.slots() {
         let Slot::Waiting { attempts } = *slot else { continue };
-        if !live.never_started(task) {
-            continue;
-        }
+        let Some(since_ms) = live.queued_since(task, attempts) else { continue };
         let state = TaskState {
             revision: live.state.revision,
             attempt: AttemptNo(attempts),
             uncounted: live.uncounted(task),
-            not_before_ms: live.queued_since_ms(),
+            not_before_ms: Some(since_ms),
             ..TaskState::default()
         };
         turn.change(Change::Task(live.head.id, task, Box::new(state)));

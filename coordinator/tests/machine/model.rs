@@ -45,8 +45,6 @@ pub(crate) struct Attempt {
     pub(crate) ran: bool,
     /// It was never started, or not on that machine: it does not count.
     pub(crate) given_back: bool,
-    /// Since when its task waits for its first start, where that is later than its batch.
-    pub(crate) queued_since: Option<i64>,
 }
 
 /// A task with all its runs.
@@ -87,8 +85,6 @@ pub(crate) struct Batch {
     pub(crate) options: BatchOptions,
     /// What has not started by then has waited too long.
     pub(crate) start_by: Option<u64>,
-    /// Since when its tasks wait for that, where it is later than the batch.
-    pub(crate) queued_since: Option<i64>,
     /// The event at hand has failed a task of it for good.
     pub(crate) fails: bool,
     /// As many tasks have failed as may.
@@ -165,12 +161,6 @@ impl Task {
         self.attempts.len() as u32 - self.uncounted()
     }
 
-    /// Since when its row says that it waits for its first start.
-    fn queued_since(&self) -> Option<i64> {
-        let waits = self.end.is_none() && (self.active().is_some() || self.counted() == 0);
-        self.row().not_before_ms.filter(|_| waits)
-    }
-
     pub(crate) fn status(&self) -> TaskStatus {
         match (&self.end, self.active()) {
             (Some(end), _) => end.status,
@@ -199,7 +189,6 @@ impl Task {
             start_ms: active.start_ms,
             cancel_requested: active.grace_ms.is_some(),
             cancel_grace_ms: active.grace_ms,
-            not_before_ms: active.queued_since.filter(|_| active.pid == 0),
             ..blank
         }
     }
@@ -407,9 +396,8 @@ impl Model {
             return self.end(id, None, &Fate::cancelled(true));
         }
         (attempt.over, attempt.given_back) = (true, true);
-        let not_before_ms = attempt.queued_since;
         if let Some(task) = self.task(id) {
-            task.shown = TaskState { not_before_ms, ..TaskState::default() };
+            task.shown = TaskState::default();
         }
         self.touch_task(id);
         self.wait_too_long_or_for_nothing(id.batch);
@@ -449,13 +437,11 @@ impl Model {
             }
             // Time enough for workers to come back.
             batch.start_by = batch.start_by.map(|by| by.max(self.now + config().recovery_ms));
-            batch.queued_since = batch.tasks.iter().filter_map(Task::queued_since).max();
             for task in &mut batch.tasks {
                 let Some(attempt) = task.attempts.last_mut().filter(|attempt| !attempt.over) else {
                     continue;
                 };
                 (attempt.result, attempt.stored, attempt.answer_by) = (None, 0, None);
-                attempt.queued_since = attempt.queued_since.filter(|_| attempt.pid == 0);
                 let who = &attempt.worker;
                 self.workers.entry(who.instance.clone()).or_insert_with(|| Worker {
                     who: who.clone(),

@@ -92,7 +92,6 @@ impl Model {
             uses_key: submit.secret.is_some(),
             has_secret: submit.secret.is_some(),
             on_hold: false,
-            queued_since: None,
             start_by: submit.head.options.queue_time_limit_ms.map(|limit| self.now + limit),
             options: submit.head.options.clone(),
             fails: false,
@@ -177,17 +176,7 @@ impl Model {
             (batch.says, batch.given_up) = (false, false);
             // While it was on hold, time did not count.
             batch.start_by = batch.options.queue_time_limit_ms.map(|limit| now + limit);
-            batch.queued_since = batch.start_by.map(|_| now as i64);
-            let not_before_ms = batch.queued_since;
-            let revision = self.touch(id);
-            let tasks = self.batches.get_mut(&id).into_iter().flat_map(|batch| &mut batch.tasks);
-            for task in
-                tasks.filter(|task| not_before_ms.is_some() && task.is_waiting() && task.counted() == 0)
-            {
-                // A restart is to know since when it waits.
-                task.shown = TaskState { not_before_ms, ..TaskState::default() };
-                task.revision = revision;
-            }
+            self.touch(id);
         }
         self.carried_out(release.request.as_ref(), id);
     }
@@ -227,7 +216,6 @@ impl Model {
         batch.says &= batch.on_hold;
         batch.given_up = false;
         batch.start_by = batch.options.queue_time_limit_ms.map(|limit| now + limit);
-        batch.queued_since = batch.start_by.map(|_| now as i64);
         batch.uses_key |= retry.secret.is_some();
         batch.has_secret |= retry.secret.is_some();
         batch.reopened |= batch.ended.take().is_some();
@@ -238,7 +226,7 @@ impl Model {
             task.revision = revision;
             task.retried_at = task.attempts.len();
             // A restart is to know since when it waits.
-            let not_before_ms = batch.queued_since;
+            let not_before_ms = batch.start_by.map(|_| now as i64);
             task.shown = TaskState { not_before_ms, ..TaskState::default() };
             task.ready_at = 0;
         }

@@ -563,9 +563,9 @@ impl Model {
         };
         let answer_by = Some(self.now + config().offer_timeout_ms);
         let Some(session) = self.workers.get(&who.instance).and_then(Worker::session) else { return false };
-        let Some(batch) = self.batches.get_mut(&id) else { return false };
-        let task = &mut batch.tasks[index];
-        let queued_since = batch.queued_since.filter(|_| task.counted() == 0);
+        let Some(task) = self.batches.get_mut(&id).and_then(|batch| batch.tasks.get_mut(index)) else {
+            return false;
+        };
         task.attempts.push(Attempt {
             worker: who,
             start_ms: None,
@@ -579,7 +579,6 @@ impl Model {
             row: None,
             ran: false,
             given_back: false,
-            queued_since,
         });
         let offered = id_of(id, index, task.attempts.len());
         self.touch_task(offered);
