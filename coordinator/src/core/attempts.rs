@@ -143,7 +143,6 @@ impl Machine {
                     attempt: id.attempt,
                     failure_message: message,
                     uncounted: live.uncounted(id.task),
-                    not_before_ms: live.queued_since(id.task, id.attempt.0),
                     ..TaskState::default()
                 };
                 turn.change(Change::Task(id.batch, id.task, Box::new(state)));

@@ -66,8 +66,6 @@ pub(super) struct Live {
     uncounted: BTreeMap<u32, u32>,
     /// Waiting tasks that wait for their retry, and until when (`Now::mono_ms`).
     backing_off: BTreeMap<u32, u64>,
-    /// Since when tasks wait for their first start, by the wall clock.
-    queued_since_ms: UnixMs,
     /// What has not started by then (`Now::mono_ms`) has waited too long.
     queue_deadline_ms: Option<u64>,
     /// How many tasks had failed when it was last asked whether that is too many.
@@ -81,7 +79,6 @@ impl Live {
         Self {
             own: OwnIndex::of(&head.options),
             noticed_failures: state.counts.failed,
-            queued_since_ms: head.create_ms,
             head,
             state,
             slots,
@@ -110,8 +107,8 @@ impl Live {
             let Some(not_before_ms) = task.not_before_ms.filter(|_| !task.status.is_ended()) else {
                 continue;
             };
-            if task.attempt.0.saturating_sub(u32::from(task.offered)) <= task.uncounted {
-                // Reopened or released, and not started since.
+            if task.attempt.0 <= task.uncounted {
+                // Reopened, and not started since.
                 queued_since_ms = queued_since_ms.max(not_before_ms);
             } else if let Some(policy) = own.retry(&head.options, TaskIndex(index)) {
                 let left_ms = u64::try_from(not_before_ms.saturating_sub(now.unix_ms)).unwrap_or(0);
@@ -170,7 +167,6 @@ impl Live {
             own,
             uncounted,
             backing_off,
-            queued_since_ms,
             queue_deadline_ms,
         };
         for (task, machine) in excluded {
@@ -402,18 +398,9 @@ impl Live {
     }
 
     /// From now on tasks wait for their first start; gives when they have waited too long, if ever.
-    pub(super) fn begin_queue_time(&mut self, now: Now) -> Option<u64> {
-        self.queued_since_ms = now.unix_ms;
-        self.queue_deadline_ms = self.head.options.queue_time_limit_ms.map(|limit_ms| now.mono_ms + limit_ms);
+    pub(super) fn begin_queue_time(&mut self, now_mono_ms: u64) -> Option<u64> {
+        self.queue_deadline_ms = self.head.options.queue_time_limit_ms.map(|limit_ms| now_mono_ms + limit_ms);
         self.queue_deadline_ms
-    }
-
-    /// What the row of a task says after so many attempts, so that a restart knows since when it waits for its first
-    /// start. `None`: since its batch was submitted, or it does not.
-    pub(super) fn queued_since(&self, task: TaskIndex, attempts: u32) -> Option<UnixMs> {
-        let is_limited = self.head.options.queue_time_limit_ms.is_some();
-        let is_later = self.queued_since_ms != self.head.create_ms;
-        (is_limited && is_later && attempts <= self.uncounted(task)).then_some(self.queued_since_ms)
     }
 
     /// Tasks have waited too long at the earliest then; gives when, if ever.
@@ -550,9 +537,6 @@ impl Live {
             cancel_requested: active.cancel_grace_ms.is_some(),
             cancel_grace_ms: active.cancel_grace_ms,
             uncounted: self.uncounted(task),
-            not_before_ms: self
-                .queued_since(task, attempt.0.saturating_sub(1))
-                .filter(|_| active.start_ms.is_none()),
             ..TaskState::default()
         })
     }

@@ -314,7 +314,7 @@ impl Machine {
             message: String::new(),
         };
         let mut live = Live::new(submit.head.clone(), state.clone());
-        if let Some(at_ms) = live.begin_queue_time(turn.now) {
+        if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
             self.timers.set(at_ms, Timer::Queue(id));
         }
         self.batches.insert(id, live);
@@ -412,9 +412,8 @@ impl Machine {
             live.state.on_hold = false;
             live.state.message = String::new();
             // Nothing could start before.
-            if let Some(at_ms) = live.begin_queue_time(turn.now) {
+            if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
                 self.timers.set(at_ms, Timer::Queue(id));
-                waiting::keep_queue_time(turn, live);
             }
         }
         let revision = live.state.revision;
@@ -459,7 +458,8 @@ impl Machine {
         if !live.state.on_hold {
             live.state.message = String::new();
         }
-        if let Some(at_ms) = live.begin_queue_time(turn.now) {
+        let deadline_ms = live.begin_queue_time(turn.now.mono_ms);
+        if let Some(at_ms) = deadline_ms {
             self.timers.set(at_ms, Timer::Queue(id));
         }
         for task in tasks {
@@ -468,7 +468,8 @@ impl Machine {
                     revision: live.state.revision,
                     attempt,
                     uncounted: live.uncounted(task),
-                    not_before_ms: live.queued_since(task, attempt.0),
+                    // So that a restart knows since when it waits.
+                    not_before_ms: deadline_ms.map(|_| turn.now.unix_ms),
                     ..TaskState::default()
                 };
                 turn.change(Change::Task(id, task, Box::new(state)));

@@ -214,8 +214,7 @@ pub struct TaskState {
     /// Of `attempt`, so many do not count against its retries: what was never started, and what an operator has
     /// run again.
     pub uncounted: u32,
-    /// The next attempt is not offered before this (wall clock), where a retry waits. Of a task that waits for its first
-    /// start: since when, where that is later than its batch.
+    /// The next attempt is not offered before this (wall clock), where a retry waits.
     pub not_before_ms: Option<UnixMs>,
 }
 

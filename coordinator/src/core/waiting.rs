@@ -3,7 +3,7 @@
 //!
 //! Who gets what once it is ready is decided in `schedule`; what a worker says of an attempt in `attempts`.
 
-use muster_proto::{AttemptId, AttemptNo, BatchId, TaskIndex};
+use muster_proto::{AttemptId, BatchId, TaskIndex};
 
 use super::{
     attempts::attempt_row,
@@ -47,23 +47,6 @@ pub(super) fn end_waiting(turn: &mut Turn, live: &mut Live, task: TaskIndex, end
         ..TaskState::default()
     };
     turn.change(Change::Task(live.head.id, task, Box::new(state)));
-}
-
-/// Writes to the rows of the tasks that wait for their first start since when they do. The batch's revision must be
-/// this turn's already.
-pub(super) fn keep_queue_time(turn: &mut Turn, live: &Live) {
-    for (task, slot) in live.slots() {
-        let Slot::Waiting { attempts } = *slot else { continue };
-        let Some(since_ms) = live.queued_since(task, attempts) else { continue };
-        let state = TaskState {
-            revision: live.state.revision,
-            attempt: AttemptNo(attempts),
-            uncounted: live.uncounted(task),
-            not_before_ms: Some(since_ms),
-            ..TaskState::default()
-        };
-        turn.change(Change::Task(live.head.id, task, Box::new(state)));
-    }
 }
 
 /// A task ends: which machines could not start it is of no use any more.
