@@ -11,6 +11,7 @@ use muster_proto::{AttemptId, LifeId, TaskIndex};
 use super::{
     event::Change,
     model::{AttemptRow, BatchStatus, FailureReason, LoadedBatch, TaskState, TaskStatus, UnixMs},
+    waiting,
 };
 
 /// Why an attempt was given up.
@@ -63,7 +64,15 @@ fn renew_batch(loaded: LoadedBatch, life: LifeId, now_ms: UnixMs) -> Vec<Change>
     }
     if state.counts.unfinished() == 0 {
         let cancelled = state.cancel_reason.is_some() && state.counts.cancelled > 0;
-        state.status = if cancelled { BatchStatus::Cancelled } else { BatchStatus::Completed };
+        let failed = head.options.max_failures.is_some_and(|most| state.counts.failed >= most);
+        state.status = match failed {
+            _ if cancelled => BatchStatus::Cancelled,
+            true => BatchStatus::Failed,
+            false => BatchStatus::Completed,
+        };
+        if state.status == BatchStatus::Failed && state.message.is_empty() {
+            state.message = waiting::abandoned(&head, &state);
+        }
         state.end_ms = Some(now_ms);
         if state.uses_key {
             changes.push(Change::Secret(head.id, None));
@@ -121,6 +130,7 @@ mod tests {
                 uses_key: true,
                 on_hold: false,
                 message: String::new(),
+                queued_since_ms: None,
             },
             tasks,
             excluded: Vec::new(),
@@ -176,5 +186,15 @@ mod tests {
         let Some(Change::Batch(_, state)) = changes.last() else { panic!("{changes:?}") };
         assert_eq!((state.status, state.end_ms, state.on_hold), (BatchStatus::Completed, Some(100), false));
         assert!(changes.iter().any(|change| matches!(change, Change::Secret(_, None))));
+    }
+
+    #[test]
+    fn a_batch_of_which_too_many_have_failed_ends_as_failed_and_says_so() {
+        let mut loaded = batch(vec![task(TaskStatus::Completed, false), task(TaskStatus::Running, false)]);
+        loaded.head.options.max_failures = Some(1);
+        let changes = renew(vec![loaded], LifeId(5), 100);
+        let Some(Change::Batch(_, state)) = changes.last() else { panic!("{changes:?}") };
+        assert_eq!((state.status, state.on_hold), (BatchStatus::Failed, false));
+        assert!(state.message.contains("max_failures is 1"), "{}", state.message);
     }
 }

@@ -185,7 +185,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(batch, tasks, now, call)| Step::Cancel { batch, tasks: tasks & 0x13, now, call }),
         3 => (0..5u8, 0..32u8, any::<bool>(), call())
             .prop_map(|(batch, tasks, key, call)| Step::Retry { batch, tasks: tasks & 0x11, key, call }),
-        1 => (0..5u8, call()).prop_map(|(batch, call)| Step::Release { batch, call }),
+        2 => (0..5u8, call()).prop_map(|(batch, call)| Step::Release { batch, call }),
         2 => (0..5u8, prop::bool::weighted(0.3)).prop_map(|(name, drain)| Step::Steer { name, drain }),
         1 => Just(Step::Workers),
         9 => hello(),
@@ -202,7 +202,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             3 => 90_000..120_000u64,
             1 => Just(86_500_000u64),
         ].prop_map(Step::Pass),
-        1 => prop::bool::weighted(0.1).prop_map(|hold| Step::Restart { hold }),
+        2 => prop::bool::weighted(0.3).prop_map(|hold| Step::Restart { hold }),
     ]
 }
 
