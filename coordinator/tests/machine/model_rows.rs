@@ -14,9 +14,6 @@ const TWO_COLUMNS: [&str; 3] = ["H", "P", "S"];
 /// Tables about the worker.
 const WORKERS: [&str; 1] = ["D"];
 
-/// Rows that are walked by scripts only: options of batches, and attempts of another life.
-pub(crate) const NOT_MODELLED: [&str; 0] = [];
-
 const PAGES: [&str; 2] =
     [include_str!("../../../docs/protocol.md"), include_str!("../../../docs/lifecycle.md")];
 
