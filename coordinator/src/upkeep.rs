@@ -200,6 +200,7 @@ mod tests {
             uses_key: false,
             on_hold: false,
             message: String::new(),
+            queued_since_ms: None,
         };
         Change::NewBatch { head, state, specs: vec![TaskSpec::default()] }
     }

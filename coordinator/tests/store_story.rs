@@ -356,6 +356,7 @@ fn state(revision: i64, [queued, running, completed, failed, cancelled]: [u32; 5
         uses_key: revision != 3,
         on_hold: revision == 4,
         message: if revision == 4 { "from a backup".into() } else { String::new() },
+        queued_since_ms: (revision == 4).then_some(23),
     }
 }
 

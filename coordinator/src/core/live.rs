@@ -74,8 +74,9 @@ pub(super) struct Live {
 
 impl Live {
     /// A batch that was just submitted.
-    pub(super) fn new(head: BatchHead, state: BatchState) -> Self {
+    pub(super) fn new(head: BatchHead, state: BatchState, now: Now) -> Self {
         let slots = (0..head.task_count).map(|_| Slot::Waiting { attempts: 0 }).collect();
+        let queue_deadline_ms = head.options.queue_time_limit_ms.map(|limit_ms| now.mono_ms + limit_ms);
         Self {
             own: OwnIndex::of(&head.options),
             noticed_failures: state.counts.failed,
@@ -88,7 +89,7 @@ impl Live {
             excluded: BTreeMap::new(),
             uncounted: BTreeMap::new(),
             backing_off: BTreeMap::new(),
-            queue_deadline_ms: None,
+            queue_deadline_ms,
         }
     }
 
@@ -99,7 +100,7 @@ impl Live {
         let mut uncounted = BTreeMap::new();
         let mut backing_off = BTreeMap::new();
         let own = OwnIndex::of(&head.options);
-        let mut queued_since_ms = head.create_ms;
+        let queued_since_ms = state.queued_since_ms.unwrap_or(head.create_ms);
         for (index, task) in (1..).zip(&tasks) {
             if task.uncounted > 0 {
                 uncounted.insert(index, task.uncounted);
@@ -107,10 +108,7 @@ impl Live {
             let Some(not_before_ms) = task.not_before_ms.filter(|_| !task.status.is_ended()) else {
                 continue;
             };
-            if task.attempt.0 <= task.uncounted {
-                // Reopened, and not started since.
-                queued_since_ms = queued_since_ms.max(not_before_ms);
-            } else if let Some(policy) = own.retry(&head.options, TaskIndex(index)) {
+            if let Some(policy) = own.retry(&head.options, TaskIndex(index)) {
                 let left_ms = u64::try_from(not_before_ms.saturating_sub(now.unix_ms)).unwrap_or(0);
                 if left_ms > 0 {
                     // However the wall clock was set.
@@ -397,9 +395,17 @@ impl Live {
         }
     }
 
-    /// From now on tasks wait for their first start; gives when they have waited too long, if ever.
-    pub(super) fn begin_queue_time(&mut self, now_mono_ms: u64) -> Option<u64> {
-        self.queue_deadline_ms = self.head.options.queue_time_limit_ms.map(|limit_ms| now_mono_ms + limit_ms);
+    /// When tasks have waited too long for their first start, if ever.
+    pub(super) const fn queue_deadline(&self) -> Option<u64> {
+        self.queue_deadline_ms
+    }
+
+    /// From now on tasks wait for their first start, which is kept in the batch's row; gives when they have waited
+    /// too long, if ever.
+    pub(super) fn begin_queue_time(&mut self, now: Now) -> Option<u64> {
+        let limit_ms = self.head.options.queue_time_limit_ms;
+        self.state.queued_since_ms = limit_ms.map(|_| now.unix_ms);
+        self.queue_deadline_ms = limit_ms.map(|limit_ms| now.mono_ms + limit_ms);
         self.queue_deadline_ms
     }
 

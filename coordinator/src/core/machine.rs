@@ -261,7 +261,7 @@ impl Machine {
                     false => BatchStatus::Completed,
                 };
                 if live.state.status == BatchStatus::Failed && live.state.message.is_empty() {
-                    live.state.message = waiting::abandoned(live);
+                    live.state.message = waiting::abandoned(&live.head, &live.state);
                 }
                 live.state.end_ms = Some(turn.now.unix_ms);
                 if live.state.uses_key {
@@ -312,9 +312,10 @@ impl Machine {
             uses_key: submit.secret.is_some(),
             on_hold: false,
             message: String::new(),
+            queued_since_ms: None,
         };
-        let mut live = Live::new(submit.head.clone(), state.clone());
-        if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
+        let live = Live::new(submit.head.clone(), state.clone(), turn.now);
+        if let Some(at_ms) = live.queue_deadline() {
             self.timers.set(at_ms, Timer::Queue(id));
         }
         self.batches.insert(id, live);
@@ -412,7 +413,7 @@ impl Machine {
             live.state.on_hold = false;
             live.state.message = String::new();
             // Nothing could start before.
-            if let Some(at_ms) = live.begin_queue_time(turn.now.mono_ms) {
+            if let Some(at_ms) = live.begin_queue_time(turn.now) {
                 self.timers.set(at_ms, Timer::Queue(id));
             }
         }
@@ -458,8 +459,7 @@ impl Machine {
         if !live.state.on_hold {
             live.state.message = String::new();
         }
-        let deadline_ms = live.begin_queue_time(turn.now.mono_ms);
-        if let Some(at_ms) = deadline_ms {
+        if let Some(at_ms) = live.begin_queue_time(turn.now) {
             self.timers.set(at_ms, Timer::Queue(id));
         }
         for task in tasks {
@@ -468,8 +468,6 @@ impl Machine {
                     revision: live.state.revision,
                     attempt,
                     uncounted: live.uncounted(task),
-                    // So that a restart knows since when it waits.
-                    not_before_ms: deadline_ms.map(|_| turn.now.unix_ms),
                     ..TaskState::default()
                 };
                 turn.change(Change::Task(id, task, Box::new(state)));

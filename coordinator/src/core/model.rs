@@ -108,6 +108,8 @@ pub struct BatchState {
     pub on_hold: bool,
     /// Why it failed or is on hold, in words; empty otherwise.
     pub message: String,
+    /// Since when its tasks wait for their first start, where that is limited and not since the submission.
+    pub queued_since_ms: Option<UnixMs>,
 }
 
 /// Where a task stands, as users see it.

@@ -11,6 +11,7 @@ use muster_proto::{AttemptId, LifeId, TaskIndex};
 use super::{
     event::Change,
     model::{AttemptRow, BatchStatus, FailureReason, LoadedBatch, TaskState, TaskStatus, UnixMs},
+    waiting,
 };
 
 /// Why an attempt was given up.
@@ -69,6 +70,9 @@ fn renew_batch(loaded: LoadedBatch, life: LifeId, now_ms: UnixMs) -> Vec<Change>
             true => BatchStatus::Failed,
             false => BatchStatus::Completed,
         };
+        if state.status == BatchStatus::Failed && state.message.is_empty() {
+            state.message = waiting::abandoned(&head, &state);
+        }
         state.end_ms = Some(now_ms);
         if state.uses_key {
             changes.push(Change::Secret(head.id, None));
@@ -126,6 +130,7 @@ mod tests {
                 uses_key: true,
                 on_hold: false,
                 message: String::new(),
+                queued_since_ms: None,
             },
             tasks,
             excluded: Vec::new(),
@@ -176,19 +181,20 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_which_too_many_have_failed_then_has_failed() {
-        let mut loaded = batch(vec![task(TaskStatus::Running, false)]);
-        loaded.head.options.max_failures = Some(1);
-        let changes = renew(vec![loaded], LifeId(5), 100);
-        let Some(Change::Batch(_, state)) = changes.last() else { panic!("{changes:?}") };
-        assert_eq!(state.status, BatchStatus::Failed);
-    }
-
-    #[test]
     fn a_batch_with_nothing_left_to_start_ends_and_its_key_goes() {
         let changes = renew(vec![batch(vec![task(TaskStatus::Running, false)])], LifeId(5), 100);
         let Some(Change::Batch(_, state)) = changes.last() else { panic!("{changes:?}") };
         assert_eq!((state.status, state.end_ms, state.on_hold), (BatchStatus::Completed, Some(100), false));
         assert!(changes.iter().any(|change| matches!(change, Change::Secret(_, None))));
+    }
+
+    #[test]
+    fn a_batch_of_which_too_many_have_failed_ends_as_failed_and_says_so() {
+        let mut loaded = batch(vec![task(TaskStatus::Completed, false), task(TaskStatus::Running, false)]);
+        loaded.head.options.max_failures = Some(1);
+        let changes = renew(vec![loaded], LifeId(5), 100);
+        let Some(Change::Batch(_, state)) = changes.last() else { panic!("{changes:?}") };
+        assert_eq!((state.status, state.on_hold), (BatchStatus::Failed, false));
+        assert!(state.message.contains("max_failures is 1"), "{}", state.message);
     }
 }

@@ -10,7 +10,7 @@ use super::{
     event::{Change, Ended, Now},
     live::{Live, Slot},
     machine::{Machine, Turn},
-    model::{FailureReason, TaskState, TaskStatus},
+    model::{BatchHead, BatchState, FailureReason, TaskState, TaskStatus},
     options::spell,
     timers::Timer,
 };
@@ -132,7 +132,7 @@ impl Machine {
             if !live.notice_failures() {
                 continue;
             }
-            live.state.message = abandoned(live);
+            live.state.message = abandoned(&live.head, &live.state);
             let waiting: Vec<_> = live
                 .slots()
                 .filter(|(_, slot)| matches!(slot, Slot::Waiting { .. }))
@@ -146,9 +146,9 @@ impl Machine {
 }
 
 /// Why a batch was given up.
-pub(super) fn abandoned(live: &Live) -> String {
-    let failed = live.state.counts.failed;
-    let most = live.head.options.max_failures.unwrap_or_default();
+pub(super) fn abandoned(head: &BatchHead, state: &BatchState) -> String {
+    let failed = state.counts.failed;
+    let most = head.options.max_failures.unwrap_or_default();
     let tasks = if failed == 1 { "1 task has".to_owned() } else { format!("{failed} tasks have") };
     format!("{tasks} failed and max_failures is {most}: what had not started was cancelled")
 }

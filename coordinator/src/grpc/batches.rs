@@ -327,6 +327,7 @@ fn preview(context: &Context, submit: event::Submit) -> v1::Batch {
             uses_key: secret.is_some(),
             on_hold: false,
             message: String::new(),
+            queued_since_ms: None,
         },
     };
     let task = |(index, spec): (u32, TaskSpec)| {

@@ -461,6 +461,32 @@ fn a_batch_on_hold_says_so_and_its_time_begins_with_the_release() {
     let release = Release { batch: batch(1), request: None };
     let outputs = world.send(Event::Release(ReplyId(5), release));
     assert_eq!(offers(&outputs).len(), 2);
+    // Also over a restart.
+    world.says(1, FromWorker::Returned(attempt(1, 1, 1)));
+    world.restart();
+    world.pass(99_999);
+    assert_eq!(status(&world, 1), (TaskStatus::Queued, 1));
+    world.pass(1);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::QueueTimedOut));
+}
+
+#[test]
+fn what_a_retry_has_begun_to_count_stands_whatever_comes_between_it_and_a_restart() {
+    let mut world = World::new();
+    world.submit_with(1, 1, 1, waits_at_most(100_000));
+    world.pass(100_000);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::QueueTimedOut));
+    world.retry(1, &[], None);
+    assert_eq!(world.task(1, 1).not_before_ms, None, "it may start at once");
+    let outputs = world.connect(1, hello(1, 1, &[]));
+    assert_eq!(offers(&outputs), [(1, attempt(1, 1, 1))]);
+    world.says(1, FromWorker::Returned(attempt(1, 1, 1)));
+    world.send(Event::Gone(SessionId(1)));
+    world.restart();
+    world.pass(99_999);
+    assert_eq!(world.task(1, 1).status, TaskStatus::Queued);
+    world.pass(1);
+    assert_eq!(world.task(1, 1).failure, Some(FailureReason::QueueTimedOut));
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub(crate) struct Batch {
     pub(crate) options: BatchOptions,
     /// What has not started by then has waited too long.
     pub(crate) start_by: Option<u64>,
+    /// Its time counts since then, where not since the submission.
+    pub(crate) queued_since: Option<u64>,
     /// The event at hand has failed a task of it for good.
     pub(crate) fails: bool,
     /// As many tasks have failed as may.
@@ -226,6 +228,7 @@ impl Batch {
             uses_key: self.uses_key,
             on_hold: self.on_hold,
             message: if self.says { "so".into() } else { String::new() },
+            queued_since_ms: self.queued_since.map(|at| at as i64),
         }
     }
 }
@@ -400,7 +403,7 @@ impl Model {
             task.shown = TaskState::default();
         }
         self.touch_task(id);
-        self.wait_too_long_or_for_nothing(id.batch);
+        self.wait_too_long_or_for_nothing(id.batch, self.now);
     }
 
     /// Ends an attempt whose worker will not tell any more how it ended.

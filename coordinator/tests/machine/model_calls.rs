@@ -29,7 +29,6 @@ impl Model {
             Event::Unsendable(id, reason, _) => self.unsendable(*id, *reason),
         }
         self.time_passes();
-        self.waits_end();
         self.give_batches_up();
         self.hand_out();
         self.end_batches();
@@ -94,6 +93,7 @@ impl Model {
             on_hold: false,
             start_by: submit.head.options.queue_time_limit_ms.map(|limit| self.now + limit),
             options: submit.head.options.clone(),
+            queued_since: None,
             fails: false,
             given_up: false,
             says: false,
@@ -175,7 +175,7 @@ impl Model {
         if batch.ended.is_none() && std::mem::take(&mut batch.on_hold) {
             (batch.says, batch.given_up) = (false, false);
             // While it was on hold, time did not count.
-            batch.start_by = batch.options.queue_time_limit_ms.map(|limit| now + limit);
+            batch.begins_to_wait(now);
             self.touch(id);
         }
         self.carried_out(release.request.as_ref(), id);
@@ -215,7 +215,7 @@ impl Model {
         let Some(batch) = self.batches.get_mut(&id) else { return };
         batch.says &= batch.on_hold;
         batch.given_up = false;
-        batch.start_by = batch.options.queue_time_limit_ms.map(|limit| now + limit);
+        batch.begins_to_wait(now);
         batch.uses_key |= retry.secret.is_some();
         batch.has_secret |= retry.secret.is_some();
         batch.reopened |= batch.ended.take().is_some();
@@ -225,9 +225,7 @@ impl Model {
             task.end = None;
             task.revision = revision;
             task.retried_at = task.attempts.len();
-            // A restart is to know since when it waits.
-            let not_before_ms = batch.start_by.map(|_| now as i64);
-            task.shown = TaskState { not_before_ms, ..TaskState::default() };
+            task.shown = TaskState::default();
             task.ready_at = 0;
         }
         self.at("T9");

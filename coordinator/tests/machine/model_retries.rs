@@ -17,6 +17,12 @@ impl Batch {
             .or(all)
     }
 
+    /// From now on its time counts.
+    pub(crate) fn begins_to_wait(&mut self, now: u64) {
+        let limit = self.options.queue_time_limit_ms;
+        (self.start_by, self.queued_since) = (limit.map(|limit| now + limit), limit.map(|_| now));
+    }
+
     fn retry_of(&self, task: u32) -> Option<RetryPolicy> {
         self.own(task, |own| own.retry.clone(), self.options.retry.clone())
     }
@@ -132,11 +138,11 @@ impl Model {
     }
 
     /// What waits of a batch that was given up is cancelled; what has waited too long for its first start fails.
-    pub(crate) fn wait_too_long_or_for_nothing(&mut self, id: BatchId) {
+    pub(crate) fn wait_too_long_or_for_nothing(&mut self, id: BatchId, moment: u64) {
         let Some(batch) = self.batches.get(&id).filter(|batch| batch.ended.is_none()).cloned() else {
             return;
         };
-        let late = !batch.on_hold && batch.start_by.is_some_and(|by| by <= self.now);
+        let late = !batch.on_hold && batch.start_by.is_some_and(|by| by <= moment);
         for (index, task) in batch.tasks.iter().enumerate().filter(|(_, task)| task.is_waiting()) {
             if batch.given_up {
                 self.at("T11");
@@ -148,9 +154,9 @@ impl Model {
         }
     }
 
-    pub(crate) fn waits_end(&mut self) {
+    pub(crate) fn waits_end(&mut self, moment: u64) {
         let ids: Vec<_> = self.batches.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.wait_too_long_or_for_nothing(id));
+        ids.into_iter().for_each(|id| self.wait_too_long_or_for_nothing(id, moment));
     }
 
     /// As many tasks of a batch have failed as may, and one of them just now.
@@ -162,6 +168,6 @@ impl Model {
                 (batch.given_up, batch.says) = (true, true);
             }
         }
-        self.waits_end();
+        self.waits_end(self.now);
     }
 }

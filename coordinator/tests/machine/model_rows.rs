@@ -17,9 +17,6 @@ const WORKERS: [&str; 1] = ["D"];
 /// checks that.
 const ELSEWHERE: [&str; 3] = ["B", "R", "W"];
 
-/// Rows that are walked by scripts only: options of batches, and attempts of another life.
-pub(crate) const NOT_MODELLED: [&str; 0] = [];
-
 const PAGES: [&str; 2] =
     [include_str!("../../../docs/protocol.md"), include_str!("../../../docs/lifecycle.md")];
 

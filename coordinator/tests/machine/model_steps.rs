@@ -172,20 +172,41 @@ fn hello() -> impl Strategy<Value = Step> {
     )
 }
 
+fn submit(options: impl Strategy<Value = u8>) -> impl Strategy<Value = Step> {
+    (1..5u32, 1..4u32, any::<bool>(), prop::bool::weighted(0.1), options, call()).prop_map(
+        |(tasks, limit, key, again, options, call)| Step::Submit { tasks, limit, key, again, options, call },
+    )
+}
+
+fn cancel() -> impl Strategy<Value = Step> {
+    (0..5u8, 0..32u8, any::<bool>(), call()).prop_map(|(batch, tasks, now, call)| Step::Cancel {
+        batch,
+        tasks: tasks & 0x13,
+        now,
+        call,
+    })
+}
+
+fn retry() -> impl Strategy<Value = Step> {
+    (0..5u8, 0..32u8, any::<bool>(), call()).prop_map(|(batch, tasks, key, call)| Step::Retry {
+        batch,
+        tasks: tasks & 0x11,
+        key,
+        call,
+    })
+}
+
+fn release() -> impl Strategy<Value = Step> {
+    (0..5u8, call()).prop_map(|(batch, call)| Step::Release { batch, call })
+}
+
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     let own = 0..WORKERS;
     prop_oneof![
-        6 => (
-            1..5u32, 1..4u32, any::<bool>(), prop::bool::weighted(0.1),
-            prop_oneof![1 => Just(0u8), 2 => any::<u8>()], call(),
-        ).prop_map(|(tasks, limit, key, again, options, call)| {
-            Step::Submit { tasks, limit, key, again, options, call }
-        }),
-        7 => (0..5u8, 0..32u8, any::<bool>(), call())
-            .prop_map(|(batch, tasks, now, call)| Step::Cancel { batch, tasks: tasks & 0x13, now, call }),
-        3 => (0..5u8, 0..32u8, any::<bool>(), call())
-            .prop_map(|(batch, tasks, key, call)| Step::Retry { batch, tasks: tasks & 0x11, key, call }),
-        1 => (0..5u8, call()).prop_map(|(batch, call)| Step::Release { batch, call }),
+        6 => submit(prop_oneof![1 => Just(0u8), 2 => any::<u8>()]),
+        7 => cancel(),
+        3 => retry(),
+        2 => release(),
         2 => (0..5u8, prop::bool::weighted(0.3)).prop_map(|(name, drain)| Step::Steer { name, drain }),
         1 => Just(Step::Workers),
         9 => hello(),
@@ -202,7 +223,23 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             3 => 90_000..120_000u64,
             1 => Just(86_500_000u64),
         ].prop_map(Step::Pass),
-        1 => prop::bool::weighted(0.1).prop_map(|hold| Step::Restart { hold }),
+        2 => prop::bool::weighted(0.3).prop_map(|hold| Step::Restart { hold }),
+    ]
+}
+
+/// Of a time in which next to no worker is there: what waits does so for long.
+pub(crate) fn lonely_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        // There is a limit to that.
+        3 => submit(any::<u8>().prop_map(|bits| bits | 0x20)),
+        3 => cancel(),
+        5 => retry(),
+        4 => release(),
+        2 => (0..WORKERS, boot(5)).prop_map(|(worker, boot)| Step::Turn { worker, boot, lists: 0 }),
+        2 => (0..WORKERS, (0..4u8).prop_map(Which::Own), said())
+            .prop_map(|(worker, which, said)| Step::Says { worker, which, said, stale: false }),
+        8 => (0..110_000u64).prop_map(Step::Pass),
+        5 => prop::bool::weighted(0.4).prop_map(|hold| Step::Restart { hold }),
     ]
 }
 
@@ -464,7 +501,7 @@ fn options(bits: u8) -> BatchOptions {
     BatchOptions {
         retry: bit(0).then_some(policy.clone()),
         max_failures: bit(4).then_some(1 + u32::from(bit(2))),
-        queue_time_limit_ms: bit(5).then_some(if bit(2) { 1_500 } else { 70_000 }),
+        queue_time_limit_ms: bit(5).then_some(if bit(2) { 1_500 } else { 150_000 }),
         cancel_grace_ms: bit(6).then_some(3_000),
         time_limit_ms: bit(6).then_some(60_000),
         own: if bit(7) { own_options(tasks.into_iter()) } else { Vec::new() },

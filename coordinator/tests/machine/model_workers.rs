@@ -498,16 +498,26 @@ impl Model {
                 self.outs.push(Out::Close(session));
             }
         }
-        let away: Vec<_> = self.workers.keys().cloned().collect();
-        for instance in away {
-            self.worker_ages(&instance);
+        // What is due first comes first, though both are seen to now.
+        let links = self.workers.values().filter_map(|worker| match worker.link {
+            Link::Down(by) | Link::Lost(by) => Some(by),
+            Link::Up(_) => None,
+        });
+        let mut moments: Vec<_> =
+            links.chain(self.batches.values().filter_map(|batch| batch.start_by)).collect();
+        moments.retain(|moment| *moment <= now);
+        moments.sort_unstable();
+        for moment in moments {
+            self.waits_end(moment);
+            let all: Vec<_> = self.workers.keys().cloned().collect();
+            all.iter().for_each(|instance| self.worker_ages(instance, moment));
         }
     }
 
-    fn worker_ages(&mut self, instance: &InstanceId) {
+    fn worker_ages(&mut self, instance: &InstanceId, moment: u64) {
         let now = self.now;
         match self.workers.get(instance).map(|worker| worker.link) {
-            Some(Link::Down(by)) if by <= now => {
+            Some(Link::Down(by)) if by <= moment => {
                 for id in self.held_by(instance) {
                     let has_result = self.live(id).is_some_and(|attempt| attempt.result.is_some());
                     let running = self.live(id).is_some_and(|attempt| attempt.start_ms.is_some());
@@ -523,7 +533,7 @@ impl Model {
                 }
                 self.end_hopeless();
             }
-            Some(Link::Lost(by)) if by <= now => drop(self.workers.remove(instance)),
+            Some(Link::Lost(by)) if by <= moment => drop(self.workers.remove(instance)),
             _ => {}
         }
     }

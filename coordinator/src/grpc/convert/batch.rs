@@ -153,6 +153,7 @@ pub(crate) mod tests {
                 uses_key: false,
                 on_hold: false,
                 message: String::new(),
+                queued_since_ms: None,
             },
         }
     }

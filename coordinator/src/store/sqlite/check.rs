@@ -161,6 +161,7 @@ mod tests {
             uses_key: false,
             on_hold: false,
             message: String::new(),
+            queued_since_ms: None,
         };
         let attempt = AttemptId { life: store.life(), batch: id, task: TaskIndex(1), attempt: AttemptNo(1) };
         let row = AttemptRow {

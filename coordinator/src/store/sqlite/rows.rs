@@ -18,7 +18,7 @@ use crate::core::{
 /// The columns that `batch` reads.
 pub(super) const BATCH: &str = "id, create_ms, task_count, requested_concurrency, effective_concurrency, \
      configured_max_concurrency, configured_max_tasks, revision, status, queued, running, completed, failed, \
-     cancelled, start_ms, end_ms, cancel_reason, uses_key, options, on_hold, message";
+     cancelled, start_ms, end_ms, cancel_reason, uses_key, options, on_hold, message, queued_since_ms";
 
 /// The columns that `task` reads.
 pub(super) const TASK: &str = "idx, revision, status, attempt, instance, worker, offered, output_path, pid, \
@@ -74,6 +74,7 @@ pub(super) fn batch(row: &Row<'_>) -> Result<BatchView, Error> {
         uses_key: row.get(17)?,
         on_hold: row.get(19)?,
         message: row.get(20)?,
+        queued_since_ms: row.get(21)?,
     };
     Ok(BatchView { head, state })
 }

@@ -20,7 +20,7 @@ const LOCK: &str = "coordinator.lock";
 /// "must" in ASCII: tells our files from other programs' databases.
 const APPLICATION_ID: i64 = 0x6d75_7374;
 /// The schema that this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 /// Earlier releases can lose commits when a checkpoint meets a write ("WAL-reset bug").
 const OLDEST_LIBRARY: i32 = 3_051_003;
 
@@ -65,7 +65,8 @@ CREATE TABLE batches (
     uses_key INTEGER NOT NULL,
     options TEXT NOT NULL DEFAULT '{}',
     on_hold INTEGER NOT NULL DEFAULT 0,
-    message TEXT NOT NULL DEFAULT ''
+    message TEXT NOT NULL DEFAULT '',
+    queued_since_ms INTEGER
 ) STRICT;
 CREATE INDEX batches_unfinished ON batches (id) WHERE status IN (0, 1);
 CREATE TABLE specs (
@@ -145,7 +146,7 @@ CREATE TABLE exclusions (
 ";
 
 /// What makes a schema out of the one before it: the first entry makes version 2 of version 1.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "ALTER TABLE workers ADD COLUMN connection INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE meta ADD COLUMN home INTEGER;
      ALTER TABLE batches ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
@@ -160,6 +161,7 @@ const STEPS: [&str; 2] = [
          instance TEXT NOT NULL,
          PRIMARY KEY (batch, idx, instance)
      ) STRICT, WITHOUT ROWID;",
+    "ALTER TABLE batches ADD COLUMN queued_since_ms INTEGER",
 ];
 
 /// The data folder, held against every other coordinator for as long as this lives.
@@ -413,7 +415,7 @@ mod tests {
         drop(raw);
         let before = fs::read(&database).unwrap();
         let error = Folder::lock(dir.path()).unwrap().writer().unwrap_err();
-        assert!(matches!(error, Error::TooNew { found: 4, known: 3 }), "{error}");
+        assert!(matches!(error, Error::TooNew { found: 5, known: 4 }), "{error}");
         assert_eq!(fs::read(&database).unwrap(), before);
 
         let dir = tempfile::tempdir().unwrap();
@@ -444,6 +446,7 @@ mod tests {
                  ALTER TABLE batches DROP COLUMN options;
                  ALTER TABLE batches DROP COLUMN on_hold;
                  ALTER TABLE batches DROP COLUMN message;
+                 ALTER TABLE batches DROP COLUMN queued_since_ms;
                  ALTER TABLE tasks DROP COLUMN cancel_grace_ms;
                  ALTER TABLE tasks DROP COLUMN uncounted;
                  ALTER TABLE tasks DROP COLUMN not_before_ms;

@@ -81,9 +81,10 @@ fn new_batch(
     }
     let sql = "INSERT INTO batches (id, create_ms, task_count, requested_concurrency, effective_concurrency, \
                configured_max_concurrency, configured_max_tasks, revision, status, queued, running, completed, \
-               failed, cancelled, start_ms, end_ms, cancel_reason, uses_key, options, on_hold, message) \
+               failed, cancelled, start_ms, end_ms, cancel_reason, uses_key, options, on_hold, message, \
+               queued_since_ms) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
-               ?20, ?21)";
+               ?20, ?21, ?22)";
     let options = serde_json::to_string(&head.options)
         .map_err(|error| Error::Failed(format!("the options of batch {}: {error}", head.id)))?;
     connection.prepare_cached(sql)?.execute(params![
@@ -108,6 +109,7 @@ fn new_batch(
         options,
         state.on_hold,
         state.message,
+        state.queued_since_ms,
     ])?;
     let mut insert_spec =
         connection.prepare_cached("INSERT INTO specs (batch, idx, spec) VALUES (?1, ?2, ?3)")?;
@@ -132,7 +134,7 @@ fn new_batch(
 fn batch(connection: &Connection, id: BatchId, state: &BatchState) -> Result<(), Error> {
     let sql = "UPDATE batches SET revision = ?2, status = ?3, queued = ?4, running = ?5, completed = ?6, \
                failed = ?7, cancelled = ?8, start_ms = ?9, end_ms = ?10, cancel_reason = ?11, \
-               uses_key = ?12, on_hold = ?13, message = ?14 WHERE id = ?1";
+               uses_key = ?12, on_hold = ?13, message = ?14, queued_since_ms = ?15 WHERE id = ?1";
     let changed = connection.prepare_cached(sql)?.execute(params![
         rows::batch_key(id),
         state.revision,
@@ -148,6 +150,7 @@ fn batch(connection: &Connection, id: BatchId, state: &BatchState) -> Result<(),
         state.uses_key,
         state.on_hold,
         state.message,
+        state.queued_since_ms,
     ])?;
     one(changed, || format!("there is no batch {id} to change"))
 }
