@@ -6,6 +6,7 @@ mod attempts;
 mod bed;
 mod cgroups;
 mod ending;
+mod full_disk;
 mod output;
 mod starting;
 mod survival;
