@@ -14,6 +14,7 @@ mod launch_failure;
 mod logs;
 mod nasty;
 mod operations;
+mod options;
 mod policy;
 mod prefill;
 mod readme;
