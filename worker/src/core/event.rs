@@ -275,6 +275,24 @@ pub struct Report {
     pub pid: i32,
 }
 
+impl Report {
+    /// Of an attempt that never ran, as far as is known: no process, no output.
+    pub(super) const fn unstarted(attempt: AttemptId, outcome: Outcome, end_ms: u64) -> Self {
+        Self {
+            attempt,
+            outcome,
+            stop_sent: false,
+            stop_cause: None,
+            log_size: 0,
+            log_discarded: 0,
+            output_failed: String::new(),
+            end_ms,
+            output_path: String::new(),
+            pid: 0,
+        }
+    }
+}
+
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -61,21 +61,11 @@ impl Dispatcher {
                 self.start(id);
             }
             Err(refused) => {
-                self.finish(Report {
-                    attempt: id,
-                    outcome: Outcome::OutputRefused(refused.0),
-                    stop_sent: false,
-                    stop_cause: None,
-                    log_size: 0,
-                    log_discarded: 0,
-                    output_failed: String::new(),
-                    end_ms: now.unix_ms,
-                    output_path: String::new(),
-                    pid: 0,
-                });
+                self.finish(Report::unstarted(id, Outcome::OutputRefused(refused.0), now.unix_ms));
             }
         }
     }
+
     /// Keeps an offer while the runner is away or silent, which may be over at once: after a replacement, say.
     fn park(&mut self, now: Now, offer: Offer) {
         let id = offer.attempt;

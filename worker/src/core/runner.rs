@@ -196,18 +196,8 @@ impl Dispatcher {
             }
             Phase::Running { pid } | Phase::Stopping { pid, .. } if !listed => {
                 let (pid, size) = (*pid, attempt.log.size);
-                self.finish(Report {
-                    attempt: id,
-                    outcome: Outcome::Crashed("the runner does not know the task any more".into()),
-                    stop_sent: false,
-                    stop_cause: None,
-                    log_size: size,
-                    log_discarded: 0,
-                    output_failed: String::new(),
-                    end_ms: now.unix_ms,
-                    output_path: String::new(),
-                    pid,
-                });
+                let outcome = Outcome::Crashed("the runner does not know the task any more".into());
+                self.finish(Report { log_size: size, pid, ..Report::unstarted(id, outcome, now.unix_ms) });
             }
             Phase::Running { .. } | Phase::Stopping { .. } | Phase::Ended(_) => {}
         }
@@ -242,18 +232,9 @@ impl Dispatcher {
 
     fn handle_start_failed(&mut self, now: Now, id: AttemptId, outcome: Outcome) {
         match self.attempts.get(&id).map(|attempt| &attempt.phase) {
-            Some(Phase::Accepted(_) | Phase::Starting { .. }) => self.finish(Report {
-                attempt: id,
-                outcome,
-                stop_sent: false,
-                stop_cause: None,
-                log_size: 0,
-                log_discarded: 0,
-                output_failed: String::new(),
-                end_ms: now.unix_ms,
-                output_path: String::new(),
-                pid: 0,
-            }),
+            Some(Phase::Accepted(_) | Phase::Starting { .. }) => {
+                self.finish(Report::unstarted(id, outcome, now.unix_ms));
+            }
             Some(Phase::Refusing { .. }) => self.give_back(id, "it could not be started"),
             Some(Phase::Running { .. } | Phase::Stopping { .. } | Phase::Ended(_)) | None => {}
         }
