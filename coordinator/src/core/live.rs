@@ -422,7 +422,7 @@ impl Live {
 
     /// As many tasks have failed as may.
     pub(super) fn has_failed(&self) -> bool {
-        self.head.options.max_failures.is_some_and(|most| self.state.counts.failed >= most)
+        super::waiting::has_failed(&self.head, &self.state)
     }
 
     /// It was given up: nothing of it starts any more.

@@ -254,16 +254,7 @@ impl Machine {
         for batch in std::mem::take(&mut turn.touched) {
             let Some(live) = self.batches.get_mut(&batch) else { continue };
             if live.state.counts.unfinished() == 0 && !live.state.status.is_ended() {
-                let cancelled = live.state.cancel_reason.is_some() && live.state.counts.cancelled > 0;
-                live.state.status = match live.has_failed() {
-                    _ if cancelled => BatchStatus::Cancelled,
-                    true => BatchStatus::Failed,
-                    false => BatchStatus::Completed,
-                };
-                if live.state.status == BatchStatus::Failed && live.state.message.is_empty() {
-                    live.state.message = waiting::abandoned(&live.head, &live.state);
-                }
-                live.state.end_ms = Some(turn.now.unix_ms);
+                waiting::end_batch(&live.head, &mut live.state, turn.now.unix_ms);
                 if live.state.uses_key {
                     turn.change(Change::Secret(batch, None));
                 }

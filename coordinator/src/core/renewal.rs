@@ -10,7 +10,7 @@ use muster_proto::{AttemptId, LifeId, TaskIndex};
 
 use super::{
     event::Change,
-    model::{AttemptRow, BatchStatus, FailureReason, LoadedBatch, TaskState, TaskStatus, UnixMs},
+    model::{AttemptRow, FailureReason, LoadedBatch, TaskState, TaskStatus, UnixMs},
     waiting,
 };
 
@@ -63,17 +63,7 @@ fn renew_batch(loaded: LoadedBatch, life: LifeId, now_ms: UnixMs) -> Vec<Change>
         }
     }
     if state.counts.unfinished() == 0 {
-        let cancelled = state.cancel_reason.is_some() && state.counts.cancelled > 0;
-        let failed = head.options.max_failures.is_some_and(|most| state.counts.failed >= most);
-        state.status = match failed {
-            _ if cancelled => BatchStatus::Cancelled,
-            true => BatchStatus::Failed,
-            false => BatchStatus::Completed,
-        };
-        if state.status == BatchStatus::Failed && state.message.is_empty() {
-            state.message = waiting::abandoned(&head, &state);
-        }
-        state.end_ms = Some(now_ms);
+        waiting::end_batch(&head, &mut state, now_ms);
         if state.uses_key {
             changes.push(Change::Secret(head.id, None));
         }
@@ -100,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::core::{
-        model::{BatchHead, BatchState, Counts},
+        model::{BatchHead, BatchState, BatchStatus, Counts},
         options::BatchOptions,
     };
 

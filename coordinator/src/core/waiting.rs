@@ -10,7 +10,7 @@ use super::{
     event::{Change, Ended, Now},
     live::{Live, Slot},
     machine::{Machine, Turn},
-    model::{BatchHead, BatchState, FailureReason, TaskState, TaskStatus},
+    model::{BatchHead, BatchState, BatchStatus, FailureReason, TaskState, TaskStatus, UnixMs},
     options::spell,
     timers::Timer,
 };
@@ -145,8 +145,27 @@ impl Machine {
     }
 }
 
+/// As many tasks of a batch have failed as may.
+pub(super) fn has_failed(head: &BatchHead, state: &BatchState) -> bool {
+    head.options.max_failures.is_some_and(|most| state.counts.failed >= most)
+}
+
+/// Ends a batch whose tasks have all ended. A cancellation that cancelled nothing leaves no trace.
+pub(super) fn end_batch(head: &BatchHead, state: &mut BatchState, now_ms: UnixMs) {
+    let cancelled = state.cancel_reason.is_some() && state.counts.cancelled > 0;
+    state.status = match has_failed(head, state) {
+        _ if cancelled => BatchStatus::Cancelled,
+        true => BatchStatus::Failed,
+        false => BatchStatus::Completed,
+    };
+    if state.status == BatchStatus::Failed && state.message.is_empty() {
+        state.message = abandoned(head, state);
+    }
+    state.end_ms = Some(now_ms);
+}
+
 /// Why a batch was given up.
-pub(super) fn abandoned(head: &BatchHead, state: &BatchState) -> String {
+fn abandoned(head: &BatchHead, state: &BatchState) -> String {
     let failed = state.counts.failed;
     let most = head.options.max_failures.unwrap_or_default();
     let tasks = if failed == 1 { "1 task has".to_owned() } else { format!("{failed} tasks have") };
