@@ -68,7 +68,7 @@ pub(crate) async fn tail_logs(
     }
     let attempt = AttemptNo(if asked == 0 { newest } else { asked });
     let active = view.state.status == TaskStatus::Running || view.state.offered;
-    let life = if active && attempt == view.state.attempt {
+    let life = if row.is_some() || (active && attempt == view.state.attempt) {
         None
     } else {
         // Data that was restored has attempts of the life before.
