@@ -149,17 +149,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        core::{
-            event::Change,
-            machine,
-            model::{BatchHead, BatchState, BatchStatus, Counts},
-            options::BatchOptions,
-            plan::TaskSpec,
-        },
+        core::{machine, model::BatchStatus},
         engine::{self, LogOffsets, Unseal},
         logs,
         secrets::Secret,
-        store::{Store as _, sqlite::SqliteStore},
+        store::{Store as _, sample_batch, sqlite::SqliteStore},
         watch::Hub,
     };
 
@@ -179,39 +173,16 @@ mod tests {
         }
     }
 
-    fn new_batch(id: BatchId, status: BatchStatus) -> Change {
-        let head = BatchHead {
-            id,
-            create_ms: 1,
-            task_count: 1,
-            requested_concurrency: 1,
-            effective_concurrency: 1,
-            configured_max_concurrency: 1,
-            configured_max_tasks: 1,
-            options: BatchOptions::default(),
-        };
-        let state = BatchState {
-            revision: 1,
-            status,
-            counts: Counts { queued: 1, ..Counts::default() },
-            start_ms: None,
-            end_ms: status.is_ended().then_some(7),
-            cancel_reason: None,
-            uses_key: false,
-            on_hold: false,
-            message: String::new(),
-            queued_since_ms: None,
-        };
-        Change::NewBatch { head, state, specs: vec![TaskSpec::default()] }
-    }
-
     #[tokio::test]
     async fn a_batch_that_was_reopened_after_it_was_chosen_keeps_its_output() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, reader) = SqliteStore::open(dir.path()).unwrap();
         let (ended, reopened) = (BatchId::new(1, 0), BatchId::new(2, 0));
         store
-            .commit(&[new_batch(ended, BatchStatus::Completed), new_batch(reopened, BatchStatus::Running)])
+            .commit(&[
+                sample_batch(ended, 1, BatchStatus::Completed),
+                sample_batch(reopened, 1, BatchStatus::Running),
+            ])
             .unwrap();
         let life = store.life();
         let logs = Logs::open(&dir.path().join("logs"), logs::Options::default(), |_, _| ()).unwrap();

@@ -160,3 +160,33 @@ pub trait Reader: Send + Sync {
     /// What is remembered of a request id.
     fn request(&self, id: &str) -> Result<Option<RequestRecord>, Error>;
 }
+
+/// A batch as it is first stored, for tests of what becomes of it.
+#[cfg(test)]
+pub(crate) fn sample_batch(id: BatchId, tasks: u32, status: crate::core::model::BatchStatus) -> Change {
+    use crate::core::{model::Counts, options::BatchOptions};
+
+    let head = BatchHead {
+        id,
+        create_ms: 1,
+        task_count: tasks,
+        requested_concurrency: 1,
+        effective_concurrency: 1,
+        configured_max_concurrency: 1,
+        configured_max_tasks: tasks,
+        options: BatchOptions::default(),
+    };
+    let state = BatchState {
+        revision: 1,
+        status,
+        counts: Counts { queued: tasks, ..Counts::default() },
+        start_ms: None,
+        end_ms: status.is_ended().then_some(7),
+        cancel_reason: None,
+        uses_key: false,
+        on_hold: false,
+        message: String::new(),
+        queued_since_ms: None,
+    };
+    Change::NewBatch { head, state, specs: vec![TaskSpec::default(); tasks as usize] }
+}

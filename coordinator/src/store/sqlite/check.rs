@@ -128,11 +128,9 @@ mod tests {
     use crate::{
         core::{
             event::Change,
-            model::{AttemptRow, BatchHead, BatchState, BatchStatus, Counts},
-            options::BatchOptions,
-            plan::TaskSpec,
+            model::{AttemptRow, BatchStatus},
         },
-        store::{Store as _, sqlite::SqliteStore},
+        store::{Store as _, sample_batch, sqlite::SqliteStore},
     };
 
     #[test]
@@ -141,28 +139,6 @@ mod tests {
         let (mut store, reader) = SqliteStore::open(dir.path()).unwrap();
         // More rows than go at once; those of attempts go last.
         let (id, tasks) = (BatchId::new(1, 0), 1_500);
-        let head = BatchHead {
-            id,
-            create_ms: 1,
-            task_count: tasks,
-            requested_concurrency: 1,
-            effective_concurrency: 1,
-            configured_max_concurrency: 1,
-            configured_max_tasks: tasks,
-            options: BatchOptions::default(),
-        };
-        let state = BatchState {
-            revision: 1,
-            status: BatchStatus::Completed,
-            counts: Counts { queued: tasks, ..Counts::default() },
-            start_ms: None,
-            end_ms: Some(7),
-            cancel_reason: None,
-            uses_key: false,
-            on_hold: false,
-            message: String::new(),
-            queued_since_ms: None,
-        };
         let attempt = AttemptId { life: store.life(), batch: id, task: TaskIndex(1), attempt: AttemptNo(1) };
         let row = AttemptRow {
             id: attempt,
@@ -175,8 +151,8 @@ mod tests {
             log_discarded: 0,
             late: false,
         };
-        let specs = vec![TaskSpec::default(); tasks as usize];
-        store.commit(&[Change::NewBatch { head, state, specs }, Change::Attempt(row)]).unwrap();
+        let batch = sample_batch(id, tasks, BatchStatus::Completed);
+        store.commit(&[batch, Change::Attempt(row)]).unwrap();
         assert!(!store.remove(id).unwrap());
         drop((store, reader));
         // A start may have removed its output already.

@@ -106,38 +106,10 @@ mod tests {
     use crate::{
         core::{
             event::Change,
-            model::{AttemptRow, BatchHead, BatchState, BatchStatus, Counts, RequestRecord},
-            options::BatchOptions,
-            plan::TaskSpec,
+            model::{AttemptRow, BatchStatus, RequestRecord},
         },
-        store::{PageBounds, Reader, Store, sqlite::SqliteStore},
+        store::{PageBounds, Reader, Store, sample_batch, sqlite::SqliteStore},
     };
-
-    fn new_batch(id: BatchId, tasks: u32, status: BatchStatus) -> Change {
-        let head = BatchHead {
-            id,
-            create_ms: 1,
-            task_count: tasks,
-            requested_concurrency: 1,
-            effective_concurrency: 1,
-            configured_max_concurrency: 1,
-            configured_max_tasks: tasks,
-            options: BatchOptions::default(),
-        };
-        let state = BatchState {
-            revision: 1,
-            status,
-            counts: Counts { queued: tasks, ..Counts::default() },
-            start_ms: None,
-            end_ms: status.is_ended().then_some(7),
-            cancel_reason: None,
-            uses_key: false,
-            on_hold: false,
-            message: String::new(),
-            queued_since_ms: None,
-        };
-        Change::NewBatch { head, state, specs: vec![TaskSpec::default(); tasks as usize] }
-    }
 
     fn attempt(batch: BatchId, log_bytes: u64) -> Change {
         let id =
@@ -165,10 +137,10 @@ mod tests {
         };
         store
             .commit(&[
-                new_batch(large, 1_500, BatchStatus::Completed),
+                sample_batch(large, 1_500, BatchStatus::Completed),
                 attempt(large, 1_000_000),
-                new_batch(small, 2, BatchStatus::Cancelled),
-                new_batch(running, 2, BatchStatus::Running),
+                sample_batch(small, 2, BatchStatus::Cancelled),
+                sample_batch(running, 2, BatchStatus::Running),
                 request("old", large, 10),
                 request("new", large, 30),
                 request("other", small, 10),
